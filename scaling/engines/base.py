@@ -1,0 +1,136 @@
+"""The engine contract: continuous batching of token-id requests, whatever runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FinishReason = Literal["stop", "length", "error", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue.
+
+    `prompt`: token ids, at least one. `stop`: token ids that end the response, beside the model's own
+    end-of-sequence ids; the id that ended it is part of the response. `ignore_eos`: only `max_tokens` ends it, for
+    measuring at a fixed length. `seed`: makes the sample a function of the request alone, whatever else is
+    in the batch. `temperature` 0 is greedy.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished request.
+
+    `logprobs`: natural log-probability of each token under the distribution it was sampled from,
+    temperature and top-p included (0 where greedy). `computed` and `cached`: prompt tokens encoded and taken
+    from a prefix cache. Times are seconds on the engine's own clock `Engine.now`.
+    """
+
+    id: int
+    tokens: list[int]
+    logprobs: list[float]
+    finish: FinishReason
+    computed: int
+    cached: int
+    submitted: float
+    first_token: float
+    last_token: float
+    weights_version: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What fits: `kv_tokens` in KV memory over all sequences, `max_sequences` at once, `max_length` tokens each."""
+
+    kv_tokens: int
+    max_sequences: int
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Now: `running`, `waiting` requests, `kv_tokens` held. Since the start: the rest.
+
+    `prefill_tokens` and `decode_tokens` count tokens put through the model; `decode_steps` counts batched
+    forward passes of one token a row; `prefill_seconds` and `decode_seconds` are their time, sampling included.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_tokens: int = 0
+    peak_kv_tokens: int = 0
+    peak_running: int = 0
+    preemptions: int = 0
+    prefix_hits: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    decode_steps: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """Runs requests. Not thread-safe: one driver calls `submit`, `step` and `abort`."""
+
+    name: str
+    eos: tuple[int, ...]
+    vocabulary: int
+
+    def submit(self, request: Request) -> int:
+        """Queues a request, returns its id; raises `MemoryLimitError` if it could never fit."""
+        ...
+
+    def abort(self, id: int) -> None:
+        """Ends a request early; it completes with finish `abort` and the tokens it has."""
+        ...
+
+    def step(self) -> list[Completion]:
+        """Blocks until some progress and returns what finished; with nothing to do, returns at once."""
+        ...
+
+    def limits(self) -> Limits: ...
+
+    def stats(self) -> Stats: ...
+
+    def now(self) -> float:
+        """Seconds on the engine's clock: wall time, or virtual time."""
+        ...
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copies tensors, under Hugging Face names, into the running model."""
+        ...
+
+    def sleep(self) -> None:
+        """Gives KV memory back until `wake`; only when idle."""
+        ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Profilable(Protocol):
+    """An engine that can time single steps on synthetic KV, without disturbing the requests it runs."""
+
+    def measure(self, contexts: Sequence[int], prefill: Sequence[int] = ()) -> float:
+        """Seconds of one step, synchronised and sampling included.
+
+        One decode step of `len(contexts)` rows, row i attending over `contexts[i]` tokens (itself included), after
+        encoding prompts of the lengths in `prefill`, as `step` would do both. The KV need not hold any real text.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""What thinking costs on paper: shapes, FLOPs and bytes. Measures nothing."""
