@@ -1,4 +1,4 @@
-"""A model's shape, read from a Hugging Face config: parameters, FLOPs and KV bytes of dense decoder-only transformers."""
+"""A model's shape, read from a Hugging Face config: parameters, FLOPs and KV bytes of dense decoders."""
 
 from __future__ import annotations
 
