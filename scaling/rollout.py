@@ -1,0 +1,133 @@
+"""Runs any thinking environment over any engine: the one driver of benchmarks, studies and training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from scaling.engines.base import Completion, Engine, Request
+from scaling.thinking import Chunk, Environment, Finish, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How every chunk is sampled; chunk c of trace i gets its own seed from (`seed`, i, c)."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def chunk_seed(self, trace: int, chunk: int) -> int:
+        digest = hashlib.blake2b(f"{self.seed}/{trace}/{chunk}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(slots=True)
+class Trace:
+    """All chunks of one query, in order.
+
+    `logprobs[c][t]` belongs to `chunks[c].response[t]`. `computed` and `cached` are prompt tokens over all chunks.
+    `error` says why the trace failed; its finished chunks are kept. Times are seconds on the engine's clock.
+    """
+
+    index: int
+    query: tuple[int, ...]
+    chunks: list[Chunk] = field(default_factory=list)
+    logprobs: list[list[float]] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+    error: str | None = None
+    started: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def response_lengths(self) -> list[int]:
+        return [len(chunk.response) for chunk in self.chunks]
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Response tokens of all chunks."""
+        return sum(self.response_lengths)
+
+
+def rollout(
+    engine: Engine,
+    environment: Environment,
+    queries: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling = Sampling(),
+    lengths: Sequence[Sequence[int]] | None = None,
+    concurrency: int | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> list[Trace]:
+    """Samples one trace for each query and returns them in order.
+
+    At most `concurrency` traces are in flight (all, unless given); one whose chunk ends goes straight back into the
+    batch. `lengths[i]` fixes the response lengths of trace i, end-of-sequence tokens ignored: for measuring, or for
+    replaying recorded lengths. `on_trace` sees each trace as it ends, `on_step` is called after every engine step.
+    A request that the engine fails makes a failed trace, not a failed rollout. If anything raises, what is in
+    flight is aborted first.
+    """
+    traces = [Trace(index, tuple(query)) for index, query in enumerate(queries)]
+    waiting = list(reversed(traces))
+    flying: dict[int, tuple[Trace, Turn]] = {}
+
+    def advance(trace: Trace) -> bool:
+        """Submits the trace's next chunk; False if it has ended."""
+        turn = environment.next(trace.query, trace.chunks)
+        done = len(trace.chunks)
+        fixed = lengths[trace.index] if lengths is not None else None
+        if turn is None or (fixed is not None and done >= len(fixed)):
+            return False
+        request = Request(
+            prompt=turn.prompt,
+            max_tokens=turn.max_tokens if fixed is None else fixed[done],
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            stop=turn.stop if fixed is None else (),
+            ignore_eos=fixed is not None,
+            seed=sampling.chunk_seed(trace.index, done),
+        )
+        flying[engine.submit(request)] = (trace, turn)
+        return True
+
+    def finish(trace: Trace) -> None:
+        trace.finished = engine.now()
+        if on_trace is not None:
+            on_trace(trace)
+
+    try:
+        while waiting or flying:
+            while waiting and (concurrency is None or len(flying) < concurrency):
+                trace = waiting.pop()
+                trace.started = engine.now()
+                if not advance(trace):
+                    finish(trace)
+            for completion in engine.step():
+                trace, turn = flying.pop(completion.id)
+                _record(trace, turn, completion)
+                if trace.error is not None or not advance(trace):
+                    finish(trace)
+            if on_step is not None:
+                on_step()
+    except BaseException:
+        for id in flying:
+            engine.abort(id)
+        while engine.stats().running or engine.stats().waiting:
+            engine.step()
+        raise
+    return traces
+
+
+def _record(trace: Trace, turn: Turn, completion: Completion) -> None:
+    """Adds to a trace what the completion of its `turn` brought."""
+    trace.computed += completion.computed
+    trace.cached += completion.cached
+    if completion.finish in ("error", "abort"):
+        trace.error = completion.error or completion.finish
+        return
+    finish: Finish = "stop" if completion.finish == "stop" else "length"
+    trace.chunks.append(Chunk(turn.prompt, tuple(completion.tokens), finish))
+    trace.logprobs.append(completion.logprobs)
