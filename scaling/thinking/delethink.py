@@ -121,9 +121,10 @@ class Delethink:
                 return seen
             return seen[: self.head] + seen[len(seen) - (self.state_size - self.head) :]
         if self.carryover == "untrimmed":
-            dropped = min(self.state_size, len(chunks[-2].response)) if len(chunks) > 1 else 0
-            heads = past[: len(past) - dropped + self.head] if dropped else last.response[: self.head]
-            return heads + last.response[-self.state_size :]
+            if len(chunks) == 1:
+                return last.response[: self.head] + last.response[-self.state_size :]
+            dropped = min(self.state_size, len(chunks[-2].response))
+            return past[: len(past) - dropped + self.head] + last.response[-self.state_size :]
         head = chunks[0].response[: self.head]
         thought = past[len(head) :] + last.response if self.carryover == "chunkwise" else last.response
         return head + thought[-self.state_size :]
