@@ -1,0 +1,143 @@
+"""The command line: one file a command; this one joins them, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from scaling.errors import ScalingError, unknown
+
+# One line a command, in the order of the help: scaling/cli/<name>.py defines the function <name>, whose
+# annotations are the options and whose docstring is the help, and EXAMPLES, a few command lines shown below it.
+# The function returns its exit code, or None for 0.
+COMMANDS: tuple[str, ...] = ()
+
+OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
+"""Exit codes beside those of the commands and of `ScalingError`."""
+
+log = logging.getLogger("scaling")
+
+
+class _Commands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in lines)])
+
+
+app = typer.Typer(
+    name="scaling",
+    cls=_Commands,
+    no_args_is_help=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_examples("scaling run", "scaling fit", "scaling report", "scaling run --mode delethink --lengths 8k..96k"),
+)
+for _name in COMMANDS:
+    _module = import_module(f"{__name__}.{_name}")
+    app.command(_name, epilog=_examples(*_module.EXAMPLES))(getattr(_module, _name))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"scaling {version('thinking-cost')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what happens and show the traceback of an error.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What long thinking costs, and whether chunked thinking pays.
+
+    Measures LongCoT and Delethink across thinking lengths, fits their cost laws, and reports.
+    """
+    logging.basicConfig(format="%(name)s: %(message)s")
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line (`sys.argv` unless given) and returns its exit code; prints an error as one line."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        return READER_GONE
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(arguments, prog_name="scaling", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ScalingError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.Abort as abort:
+        return _blame(abort.__cause__) if isinstance(abort.__cause__, EOFError) else INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except SystemExit as stop:  # Typer's own way out of a broken pipe, and the end of shell completion
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
+    except typer.TyperException as error:
+        return _fail(_explain(error), 2)
+    except Exception as error:
+        return _blame(error)
+
+
+def _fail(message: str, code: int) -> int:
+    if log.isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+    print(f"scaling: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _blame(error: BaseException) -> int:
+    hint = "" if log.isEnabledFor(logging.DEBUG) else "; `scaling -v …` shows where"
+    return _fail(f"this is our fault, not yours: {type(error).__name__}: {error}{hint}", OUR_FAULT)
+
+
+def _explain(error: Any) -> str:
+    """A usage error in our words: what was wrong, and near names for an option that does not exist."""
+    context: Any = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "scaling"
+    if hasattr(error, "possibilities"):
+        known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        hint = str(unknown("option", error.option_name, known))
+        return hint if "did you mean" in hint else f"unknown option {error.option_name!r}; see `{path} --help`"
+    message: str = error.format_message().rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}; see `{path} --help`"
+
+
+def _discard_stdout() -> None:
+    """Sends what is still buffered nowhere, or the interpreter would complain about it while it exits."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,44 @@
+"""What the commands share for talking: progress and remarks on stderr, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from scaling.results import SCHEMA_VERSION
+
+console = Console(stderr=True, highlight=False)
+"""For progress bars and tables that accompany the work; plain where stderr is no terminal or NO_COLOR is set."""
+
+
+def say(message: str) -> None:
+    """One plain line on stderr, never wrapped, whatever brackets it holds."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """One line on stderr about something that did not stop the work."""
+    console.print(f"scaling: warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def print_json(obj: Mapping[str, Any]) -> None:
+    """Prints the object on stdout as JSON, `schema_version` first.
+
+    Dataclasses, paths and NumPy values may be in it; a NaN or infinity is a `ValueError`: JSON has none, send None.
+    """
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **obj}, indent=2, allow_nan=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
