@@ -1,0 +1,25 @@
+"""Cost laws: device-seconds per trace as a function of thinking tokens, fitted, selected, compared, extrapolated."""
+
+from scaling.laws.compare import Crossover, Total, crossover, total, totals
+from scaling.laws.fit import Fit, Interval, Prediction, fit_curve
+from scaling.laws.frame import CURVE_COLUMNS, FitWarning, fit_frame
+from scaling.laws.job import Job
+from scaling.laws.models import LAWS, Law
+
+__all__ = [
+    "CURVE_COLUMNS",
+    "LAWS",
+    "Crossover",
+    "Fit",
+    "FitWarning",
+    "Interval",
+    "Job",
+    "Law",
+    "Prediction",
+    "Total",
+    "crossover",
+    "fit_curve",
+    "fit_frame",
+    "total",
+    "totals",
+]
