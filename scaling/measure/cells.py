@@ -1,0 +1,168 @@
+"""What a run measures: its configuration, and the cells that it spans."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from scaling.errors import UsageError, unknown
+from scaling.results import Method, Phase
+from scaling.thinking import Carryover, Delethink, Environment, LongCoT, Segment
+
+MODES = ("longcot", "delethink")
+MethodChoice = Literal["auto", "full", "profile"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides what a run measures; the manifest keeps it, and `--from` reads it back.
+
+    `lengths`: thinking tokens of a trace. `concurrency`: traces in flight at most. `kv_memory`: bytes of KV memory,
+    None for what the cells need. `tiny`'s context size defaults to 1024, so that a laptop reaches many chunks.
+    """
+
+    model: str
+    lengths: tuple[int, ...]
+    modes: tuple[str, ...] = MODES
+    engine: str = "local"
+    dtype: str = "float32"
+    context_size: int = 8192
+    state_size: int = 4096
+    head: int = 100
+    carryover: Carryover = "algorithm1"
+    prompt_tokens: int = 64
+    concurrency: int = 2
+    traces: int = 2
+    phases: tuple[Phase, ...] = ("rollout",)
+    repeats: int = 3
+    method: MethodChoice = "auto"
+    kv_memory: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "concurrency", "traces", "repeats"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UsageError(f"{name.replace('_', ' ')} {value} is not positive; give at least 1")
+        for mode in self.modes:
+            if mode not in MODES:
+                raise unknown("mode", mode, MODES)
+        for phase in self.phases:
+            if phase not in get_args(Phase):
+                raise unknown("phase", phase, get_args(Phase))
+        if self.method not in get_args(MethodChoice):
+            raise unknown("method", self.method, get_args(MethodChoice))
+        if self.dtype not in ("float32", "bfloat16"):
+            raise unknown("dtype", self.dtype, ("float32", "bfloat16"))
+        if not self.lengths or not self.modes or not self.phases:
+            raise UsageError("a run needs at least one length, one mode and one phase")
+        for mode in self.modes:
+            self.environment(mode, self.lengths[0])
+
+    def environment(self, mode: str, thinking_tokens: int) -> Environment:
+        """The environment of `mode` in which a trace can think so many tokens."""
+        if mode == "longcot":
+            return LongCoT(thinking_tokens)
+        return Delethink.for_length(thinking_tokens, self.context_size, self.state_size, self.head, self.carryover)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
+        known = {f.name for f in fields(cls)}
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
+        return cls(**kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement's full canonical configuration; `id` is its hash, so equal cells are one cell anywhere."""
+
+    model: str
+    weights: str
+    engine: str
+    device: str
+    weight_dtype: str
+    activation_dtype: str
+    kv_dtype: str
+    environment: str
+    parameters: tuple[tuple[str, int | str], ...]
+    prompt_tokens: int
+    thinking_tokens: int
+    phase: Phase
+    concurrency: int
+    traces: int
+    method: Method
+
+    @property
+    def id(self) -> str:
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def rebuild_environment(self) -> Environment:
+        parameters: dict[str, Any] = dict(self.parameters)
+        return LongCoT(**parameters) if self.environment == "longcot" else Delethink(**parameters)
+
+    @property
+    def response_lengths(self) -> list[int]:
+        """Of each of its traces: they all think exactly `thinking_tokens`."""
+        return self.rebuild_environment().expected_lengths(self.prompt_tokens, self.thinking_tokens)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """What one of its traces costs."""
+        return self.rebuild_environment().schedule(self.prompt_tokens, self.response_lengths)
+
+    @property
+    def peak_context(self) -> int:
+        """Most tokens that one of its sequences holds."""
+        return max(s.prompt + s.decode for s in self.segments)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cell_id": self.id, **asdict(self), "parameters": dict(self.parameters)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        known = {f.name for f in fields(cls)}
+        kept: dict[str, Any] = {k: v for k, v in data.items() if k in known}
+        return cls(**{**kept, "parameters": tuple(data["parameters"].items())})
+
+
+def cells_for(
+    config: RunConfig, method: Method, lengths: Sequence[int], phases: Sequence[Phase], *, weights: str, device: str
+) -> list[Cell]:
+    """The cells of `phases` at `lengths`, environments side by side. Weight transfer does not depend on
+    thinking: `sync` is one cell, at the first mode and length."""
+    cells: list[Cell] = []
+    for phase in phases:
+        for length in lengths:
+            for mode in config.modes:
+                environment = config.environment(mode, length)
+                cells.append(
+                    Cell(
+                        model=config.model,
+                        weights=weights,
+                        engine=config.engine,
+                        device=device,
+                        weight_dtype=config.dtype,
+                        activation_dtype=config.dtype,
+                        kv_dtype=config.dtype,
+                        environment=mode,
+                        parameters=tuple(environment.parameters().items()),
+                        prompt_tokens=config.prompt_tokens,
+                        thinking_tokens=length,
+                        phase=phase,
+                        concurrency=config.concurrency,
+                        traces=config.traces,
+                        method=method,
+                    )
+                )
+                if phase == "sync":
+                    break
+            if phase == "sync":
+                break
+    return cells

@@ -1,0 +1,159 @@
+"""Measures a rollout by its steps: prefill and decode timed on a grid of (context, rows), integrated over the schedule.
+
+Minutes instead of hours at 96K tokens. Points are visited many times in shuffled order, between the steps of full
+measurements where there are any, because a machine's speed drifts over minutes. Visits are averaged, not reduced to
+their median: a rollout's total holds the stalls too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from scaling.engines.base import Limits, Profilable
+from scaling.errors import MemoryLimitError
+from scaling.measure.cells import Cell
+from scaling.thinking import Segment
+
+CONTEXT_RATIO = 1.5  # between neighbouring contexts: a step's seconds are close to linear within
+VISITS = 6  # of each point a repeat
+WARM_UP_STEPS, STEPS = 2, 6  # of a visit of a decode point
+
+Kind = Literal["decode", "prefill"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Point:
+    """One decode step of `rows` sequences at context `tokens`, or one prefill of `rows` prompts of `tokens`."""
+
+    kind: Kind
+    rows: int
+    tokens: int
+
+
+@dataclass(slots=True)
+class Grid:
+    """Points and the seconds of every visit to each."""
+
+    visits: dict[Point, list[float]] = field(default_factory=dict)
+
+    def mean(self) -> dict[Point, float]:
+        return {point: statistics.fmean(seconds) for point, seconds in self.visits.items()}
+
+    def resample(self, generator: np.random.Generator) -> dict[Point, float]:
+        """Means of visits drawn with replacement within each point."""
+        return {
+            point: float(np.mean(generator.choice(seconds, size=len(seconds))))
+            for point, seconds in self.visits.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "unit": "seconds a step",
+            "points": [
+                {"kind": p.kind, "rows": p.rows, "tokens": p.tokens, "seconds": s} for p, s in self.visits.items()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Grid:
+        return cls({Point(p["kind"], p["rows"], p["tokens"]): list(p["seconds"]) for p in data["points"]})
+
+
+def rows_of(cell: Cell, limits: Limits) -> list[int]:
+    """Sequences in lockstep in each wave of a cell's traces, under the engine's limits.
+
+    All traces of a cell have one length, so they advance together: full waves, then what is left.
+    """
+    fits = min(cell.concurrency, cell.traces, limits.max_sequences, limits.kv_tokens // cell.peak_context)
+    if fits < 1:
+        raise MemoryLimitError(
+            f"one sequence of {cell.peak_context} tokens does not fit in KV memory for {limits.kv_tokens}"
+        )
+    full, left = divmod(cell.traces, fits)
+    return [fits] * full + ([left] if left else [])
+
+
+def points_for(cells: Sequence[Cell], limits: Limits) -> list[Point]:
+    """The grid that the cells need: every prompt length, and contexts `CONTEXT_RATIO` apart over their range."""
+    points: set[Point] = set()
+    ranges: dict[int, tuple[int, int]] = {}
+    for cell in cells:
+        segments = cell.segments
+        low = min(s.prompt for s in segments) + 1
+        high = max(s.prompt + s.steps for s in segments)
+        for rows in set(rows_of(cell, limits)):
+            points |= {Point("prefill", rows, s.prefill) for s in segments}
+            if any(s.steps for s in segments):
+                least, most = ranges.get(rows, (low, high))
+                ranges[rows] = (min(least, low), max(most, high))
+    for rows, (low, high) in ranges.items():
+        steps = max(1, int(np.ceil(np.log(high / low) / np.log(CONTEXT_RATIO))))
+        points |= {Point("decode", rows, round(t)) for t in np.geomspace(low, high, steps + 1)}
+    return sorted(points)
+
+
+def visit(engine: Profilable, point: Point) -> tuple[float, int]:
+    """Mean seconds of the point's step, and the tokens put through the model for it, warm-up included."""
+    if point.kind == "prefill":
+        return engine.measure([], [point.tokens] * point.rows), point.tokens * point.rows
+    contexts = [point.tokens] * point.rows
+    for _ in range(WARM_UP_STEPS):
+        engine.measure(contexts)
+    seconds = [engine.measure(contexts) for _ in range(STEPS)]
+    return statistics.fmean(seconds), (WARM_UP_STEPS + STEPS) * point.rows
+
+
+def shuffled_visits(points: Sequence[Point], seed: int) -> list[Point]:
+    """Every point `VISITS` times, in `VISITS` rounds that are each shuffled."""
+    generator = random.Random(seed)
+    order: list[Point] = []
+    for _ in range(VISITS):
+        order += generator.sample(list(points), len(points))
+    return order
+
+
+def integrate(seconds: Mapping[Point, float], segments: Sequence[Segment], rows: int) -> tuple[float, float]:
+    """(prefill, decode) seconds of `rows` traces in lockstep through `segments`.
+
+    Σ over segments of prefill(prompt) + Σ_{t=1..steps} decode(prompt + t), decode linear between grid contexts.
+    Raises `MemoryLimitError` where a point that is needed has no visit: it did not fit.
+    """
+    contexts = sorted(p.tokens for p in seconds if p.kind == "decode" and p.rows == rows)
+    table = np.array([seconds[Point("decode", rows, t)] for t in contexts])
+    prefill = decode = 0.0
+    for (prompt, new, steps), count in Counter((s.prompt, s.prefill, s.steps) for s in segments).items():
+        point = Point("prefill", rows, new)
+        if point not in seconds or (steps and not (contexts and contexts[0] <= prompt + 1)):
+            raise MemoryLimitError(f"{rows} prompts of {new} tokens did not fit in memory while profiling")
+        prefill += count * seconds[point]
+        if steps:
+            if prompt + steps > contexts[-1]:
+                raise MemoryLimitError(
+                    f"{rows} sequences at context {prompt + steps} did not fit in memory while profiling"
+                )
+            at: npt.NDArray[np.float64] = np.arange(prompt + 1, prompt + steps + 1, dtype=np.float64)
+            decode += count * float(np.interp(at, contexts, table).sum())
+    return prefill, decode
+
+
+def cell_seconds(seconds: Mapping[Point, float], cell: Cell, limits: Limits) -> tuple[float, float]:
+    """(prefill, decode) seconds of all of a cell's traces, wave after wave."""
+    segments = cell.segments
+    parts = [(count, integrate(seconds, segments, rows)) for rows, count in Counter(rows_of(cell, limits)).items()]
+    return sum(n * p for n, (p, _) in parts), sum(n * d for n, (_, d) in parts)
+
+
+def grid_id(points: Sequence[Point], identity: str) -> str:
+    """Names a grid after its points and what they were measured on."""
+    text = json.dumps([identity, [(p.kind, p.rows, p.tokens) for p in points]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
