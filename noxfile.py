@@ -1,0 +1,52 @@
+"""One command each: `nox -s tests`, `nox -s lint`, `nox -s demo`. Nox makes the virtual environments itself."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+DEMO = (
+    ("scaling", "run", "--out", "runs/demo"),
+    ("scaling", "fit", "runs/demo"),
+    ("scaling", "report", "runs/demo"),
+)
+
+
+def install(session: nox.Session, *extras: str) -> None:
+    """Installs the checkout with pinned dependencies; on Linux see the README for a torch without CUDA."""
+    package = f".[{','.join(extras)}]" if extras else "."
+    session.install("-c", "constraints.txt", "-e", package)
+
+
+def check(session: nox.Session) -> None:
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that has to pass: style, types, import arrows, and the tests with their coverage."""
+    install(session, "dev", "tasks", "gguf")
+    check(session)
+    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and import arrows alone."""
+    install(session, "dev")
+    check(session)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job on this machine: measure both environments, fit their laws, write the report."""
+    install(session)
+    for command in DEMO:
+        session.run(*command, *session.posargs)

@@ -1,0 +1,105 @@
+"""What many tests share: rows as a measurement would make them, and the command line run in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from scaling.results import Row
+
+settings.register_profile("steady", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("steady")
+
+ROW = Row(
+    schema_version="1.0",
+    cell_id="0123abcd",
+    repeat=0,
+    method="full",
+    phase="rollout",
+    status="ok",
+    reason=None,
+    model="tiny",
+    engine="local",
+    device="test CPU",
+    devices=1,
+    tensor_parallel=1,
+    data_parallel=1,
+    weight_dtype="float32",
+    activation_dtype="float32",
+    kv_dtype="float32",
+    environment="delethink",
+    context_size=1024,
+    state_size=512,
+    head=100,
+    iterations=3,
+    carryover="algorithm1",
+    prompt_tokens=64,
+    thinking_budget=2048,
+    mean_thinking_tokens=2048,
+    traces=4,
+    concurrency_limit=4,
+    actual_thinking_tokens=2048.0,
+    failed_traces=0,
+    chunks=12,
+    prefill_computed_tokens=5664,
+    prefill_cached_tokens=0,
+    decode_tokens=8192,
+    processed_tokens=13844,
+    concurrency_mean=4.0,
+    concurrency_peak=4,
+    preemptions=0,
+    wall_seconds=2.0,
+    device_seconds_per_trace=0.5,
+    prefill_seconds=0.25,
+    decode_seconds=1.75,
+    elapsed_seconds=2.0,
+    tokens_per_second=4096.0,
+    flops=5e10,
+    flops_convention="causal",
+    kv_bytes_per_token=4096.0,
+    peak_kv_bytes=6.8e6,
+    peak_memory_bytes=3.5e8,
+    memory_method="peak resident set",
+    energy_joules=None,
+    energy_reason="no energy counter",
+    seconds_valid=True,
+    seconds_reason=None,
+    memory_valid=True,
+    memory_reason=None,
+    grid_id=None,
+    started_unix=1.76e9,
+    fingerprint_id="fp0",
+    seed=0,
+)
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    """A finished Delethink row with the given fields changed."""
+    return lambda **changes: replace(ROW, **changes)
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs `scaling ARGUMENTS…` in this process: its exit code and what it printed."""
+    from scaling.cli import main
+
+    def run(*arguments: Any) -> Ran:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
