@@ -1,0 +1,118 @@
+"""What a trace costs at a length: measured where it was, else by law; and what follows for jobs and methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from reports.curves import METHODS, Setting, Variant, paired_ratio, points
+
+if TYPE_CHECKING:
+    from scaling.laws import Job
+
+Basis = Literal["full", "profile", "law", "extrapolated", "missing"]
+_TRUST: tuple[Basis, ...] = ("full", "profile", "law", "extrapolated", "missing")  # a sum is as good as its worst part
+ASKED = (96 << 10, 1 << 20)  # lengths that the literature quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Device-seconds per trace with an interval: the repeats' range where measured, 95 % where by law."""
+
+    seconds: float
+    low: float
+    high: float
+    basis: Basis
+
+
+MISSING = Cost(math.nan, math.nan, math.nan, "missing")
+
+
+def phase_costs(setting: Setting) -> pd.DataFrame:
+    """Measured means: variant, phase, method, tokens, mean, low, high, n; full rows where there are any, else profiled."""
+    table = points(setting.timed, "device_seconds_per_trace")
+    table = table.sort_values(["method", "tokens"], key=lambda c: c.map(METHODS.index) if c.name == "method" else c)
+    return table.drop_duplicates(["variant", "phase", "tokens"]).sort_values("tokens").reset_index(drop=True)
+
+
+def cost_at(setting: Setting, variant: Variant, phase: str, tokens: int, measured: pd.DataFrame) -> Cost:
+    """The cost of one phase at one length; `measured` is `phase_costs(setting)`."""
+    here = measured[
+        (measured["variant"] == variant) & (measured["phase"] == phase) & (measured["tokens"] == tokens)
+    ]
+    if len(here):
+        row = here.iloc[0]
+        return Cost(float(row["mean"]), float(row["low"]), float(row["high"]), row["method"])
+    laws = setting.laws(variant, phase)
+    if not laws:
+        return MISSING
+    seen = laws[-1].predict(tokens)
+    return Cost(seen.seconds, seen.low, seen.high, "extrapolated" if seen.extrapolated else "law")
+
+
+def add(costs: Iterable[Cost]) -> Cost:
+    """The sum of phases; intervals added end to end, the basis that of the least certain part."""
+    parts = list(costs)
+    return Cost(
+        sum(part.seconds for part in parts),
+        sum(part.low for part in parts),
+        sum(part.high for part in parts),
+        max((part.basis for part in parts), key=_TRUST.index),
+    )
+
+
+def months_frame(setting: Setting, job: Job) -> pd.DataFrame:
+    """The job by environment and length: variant, tokens, basis, hours and months, each with low and high."""
+    measured = phase_costs(setting)
+    lengths = sorted({*map(int, measured["tokens"]), *ASKED})
+    records = []
+    for variant in setting.variants:
+        for tokens in lengths:
+            total = add(cost_at(setting, variant, phase, tokens, measured) for phase in setting.phases)
+            record: dict[str, object] = {"variant": variant, "tokens": tokens, "basis": total.basis}
+            record["device_seconds_per_trace"] = total.seconds
+            for unit, convert in (("hours", job.gpu_hours), ("months", job.months)):
+                record |= {unit: convert(total.seconds), f"{unit}_low": convert(total.low)}
+                record |= {f"{unit}_high": convert(total.high)}
+            records.append(record)
+    return pd.DataFrame(records)
+
+
+def agreement(setting: Setting) -> pd.DataFrame:
+    """Rollouts measured by both methods, one row an environment and length.
+
+    variant, tokens, full_seconds and profile_seconds (device-seconds per trace), difference (profile ÷ full − 1) with
+    its 95 % interval, full_n, profile_n, and full ÷ profile of processed tokens and elapsed seconds.
+    """
+    rows = setting.timed[setting.timed["phase"] == "rollout"]
+    records = []
+    for (variant, tokens), both in rows.sort_values("tokens").groupby(["variant", "tokens"], sort=False):
+        full, profile = (both[both["method"] == method] for method in METHODS)
+        paired = paired_ratio(profile, full, "device_seconds_per_trace")
+        if paired is None:
+            continue
+        ratio, low, high, _ = paired
+        records.append(
+            {
+                "variant": variant,
+                "tokens": tokens,
+                "full_seconds": full["device_seconds_per_trace"].mean(),
+                "profile_seconds": profile["device_seconds_per_trace"].mean(),
+                "difference": ratio - 1,
+                "difference_low": low - 1,
+                "difference_high": high - 1,
+                "full_n": len(full),
+                "profile_n": len(profile),
+                "processed_ratio": full["processed_tokens"].mean() / profile["processed_tokens"].mean(),
+                "elapsed_ratio": full["elapsed_seconds"].mean() / profile["elapsed_seconds"].mean(),
+            }
+        )
+    columns = [
+        "variant", "tokens", "full_seconds", "profile_seconds", "difference", "difference_low", "difference_high",
+        "full_n", "profile_n", "processed_ratio", "elapsed_ratio",
+    ]  # fmt: skip
+    return pd.DataFrame(records, columns=columns)

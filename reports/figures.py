@@ -1,0 +1,324 @@
+"""The figures of a report, each from one setting's rows and laws; None where the rows have nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from reports.curves import Setting, Variant, paired_ratio, points, usable
+from reports.drawing import LIGHT, Drawing, Sheet, label_ends, sheet, short, token_axis, value_axis
+
+if TYPE_CHECKING:
+    from scaling.laws import Fit
+
+MARKS = "Filled marks are sampled to the end (full), open marks are integrated from timed steps (profile)."
+PHASE_NAMES = {"rollout": "rollout", "logprob": "log-probabilities", "update": "update", "sync": "weight transfer"}
+_REACH = 1.5  # laws are drawn this far beyond their largest measured length
+
+
+def cost(setting: Setting, phase: str, log: bool = True) -> Drawing | None:
+    """Device-seconds a trace by thinking length in one phase, with its laws and their 95 % bands."""
+    table = points(setting.timed[setting.timed["phase"] == phase], "device_seconds_per_trace")
+    if table["tokens"].nunique() < 2:
+        return None
+    with sheet() as page:
+        ends: dict[Variant, tuple[float, float]] = {}
+        for variant in setting.variants:
+            laws = setting.laws(variant, phase)
+            for fit in laws:
+                ends[variant] = _law(page, variant, fit, extend=fit is laws[-1])
+        _marks(page, table)
+        for variant, line in table.groupby("variant", sort=False):
+            last = line.iloc[-1]
+            if variant not in ends or ends[variant][0] < last["tokens"]:
+                ends[variant] = (last["tokens"], last["mean"])
+        token_axis(page.axes, table["tokens"], log)
+        value_axis(page.axes, "device-seconds per trace", log)
+        _method_key(page, table)
+        label_ends(page, [(x, y, v.label, LIGHT[v.role]) for v, (x, y) in ends.items()])
+        axes = "Both axes are logarithmic: a straight line of slope 1 is a cost proportional to length."
+        caption = (
+            f"Device-seconds per trace of the {PHASE_NAMES[phase]} phase by thinking length. {_sample(table)} "
+            "Lines are fitted laws, solid where measured and dashed beyond; shades are their 95 % intervals. "
+            + (axes if log else "Both axes are linear, which shows the bend.")
+        )
+        kind = "log" if log else "linear"
+        title = f"Cost of {PHASE_NAMES[phase]}, {'logarithmic' if log else 'linear'} axes"
+        return page.drawing(_name(setting, f"cost-{phase}-{kind}"), title, caption, _data(table, "device_seconds_per_trace"))
+
+
+def ratio(setting: Setting, phase: str) -> Drawing | None:
+    """How many times LongCoT costs what each other environment costs, by length, with 95 % intervals."""
+    table = ratios(setting, phase)
+    if table["tokens"].nunique() < 2:
+        return None
+    with sheet() as page:
+        page.axes.axhline(1, color=LIGHT["muted"], linewidth=1)
+        ends = []
+        for (variant, method), line in table.groupby(["variant", "method"], sort=False):
+            colour = LIGHT[variant.role]
+            spread = line.dropna(subset=["low", "high"])
+            page.axes.vlines(spread["tokens"], spread["low"], spread["high"], color=colour, linewidth=1.2)
+            page.axes.plot(
+                line["tokens"], line["ratio"], variant.dash, color=colour, marker=variant.marker, markersize=6,
+                markerfacecolor=colour if method == "full" else LIGHT["paper"],
+            )  # fmt: skip
+            ends.append((line["tokens"].iloc[-1], line["ratio"].iloc[-1], f"vs {variant.label}", colour, variant))
+        farthest = {end[4]: end for end in sorted(ends, key=lambda end: end[0])}
+        token_axis(page.axes, table["tokens"])
+        value_axis(page.axes, "LongCoT ÷ Delethink cost" if _only_delethink(table) else "LongCoT ÷ other cost", log=False)
+        page.axes.set_ylim(bottom=0)
+        _method_key(page, table)
+        label_ends(page, [end[:4] for end in farthest.values()])
+        caption = (
+            "How many times LongCoT's device-seconds per trace are those of the other environment "
+            f"({PHASE_NAMES[phase]}); above 1, LongCoT costs more. Each point pairs repeats of one run and method, "
+            f"{_range(table['n'])} pairs; bars are 95 % intervals (Student's t on log-ratios). {MARKS}"
+        )
+        columns = ["tokens", "method", "ratio", "low", "high", "n"]
+        data = table.assign(against=[v.label for v in table["variant"]])[["against", *columns]]
+        return page.drawing(_name(setting, f"ratio-{phase}"), "LongCoT against chunked thinking", caption, data)
+
+
+def ratios(setting: Setting, phase: str) -> pd.DataFrame:
+    """LongCoT ÷ each other environment in one phase: variant, method, tokens, ratio, low, high, n (pairs)."""
+    rows = setting.timed[setting.timed["phase"] == phase]
+    whole = rows[[v.is_longcot for v in rows["variant"]]]
+    found = []
+    for (variant, method, tokens), below in rows.groupby(["variant", "method", "tokens"], sort=False):
+        above = whole[(whole["method"] == method) & (whole["tokens"] == tokens)]
+        paired = None if variant.is_longcot else paired_ratio(above, below, "device_seconds_per_trace")
+        if paired:
+            found.append((variant, method, tokens, *paired))
+    columns = ["variant", "method", "tokens", "ratio", "low", "high", "n"]
+    return pd.DataFrame(found, columns=columns).sort_values("tokens", kind="stable").reset_index(drop=True)
+
+
+def throughput(setting: Setting) -> Drawing | None:
+    """Thinking tokens a second by length."""
+    rows = setting.timed[(setting.timed["phase"] == "rollout") & setting.timed["tokens_per_second"].notna()]
+    return _by_length(
+        setting, points(rows, "tokens_per_second"), "throughput", "Rollout throughput", "thinking tokens per second",
+        "Thinking tokens of all traces per second of rollout, by thinking length", "tokens_per_second",
+    )  # fmt: skip
+
+
+def kv_memory(setting: Setting) -> Drawing | None:
+    """Peak KV bytes by length."""
+    rows = setting.rows[(setting.rows["status"] == "ok") & (setting.rows["phase"] == "rollout")]
+    rows = rows[rows["peak_kv_bytes"].notna()]
+    return _memory(setting, rows, "peak_kv_bytes", "kv-memory", "Peak KV memory", "peak KV cache")
+
+
+def peak_memory(setting: Setting) -> Drawing | None:
+    """Peak memory of the process or device by length, where it was measured."""
+    rows = usable(setting.rows, "peak_memory_bytes", "memory_valid")
+    rows = rows[rows["phase"] == "rollout"]
+    how = " and ".join(str(m) for m in dict.fromkeys(rows["memory_method"].dropna()))
+    return _memory(
+        setting, rows, "peak_memory_bytes", "peak-memory", "Peak memory", f"peak memory{f' ({how})' if how else ''}"
+    )
+
+
+def phases(setting: Setting, table: pd.DataFrame) -> Drawing | None:
+    """Device-seconds a trace by phase at the largest length where every environment has every phase.
+
+    `table`: variant, phase, tokens, mean; one row each.
+    """
+    names = [phase for phase in setting.phases if phase in set(table["phase"])]
+    wide = table.pivot_table(index=["tokens", "variant"], columns="phase", values="mean", sort=False).dropna()
+    variants = [v for v in setting.variants if v in wide.index.get_level_values("variant")]
+    counts = wide.groupby("tokens").size() if len(wide) else pd.Series(dtype=int)
+    if len(names) < 2 or counts.empty:
+        return None
+    tokens = int(max(counts[counts == counts.max()].index))
+    shown = [v for v in variants if (tokens, v) in wide.index]
+    with sheet(5.4, 1.3 + 0.62 * len(shown)) as page:
+        peak = max(wide.loc[(tokens, v), names].sum() for v in shown)
+        for row, variant in enumerate(shown):
+            left = 0.0
+            for i, phase in enumerate(names):
+                seconds = float(wide.loc[(tokens, variant), phase])
+                page.axes.barh(
+                    row, seconds, left=left, height=0.55, color=LIGHT[variant.role], alpha=(1.0, 0.62, 0.3)[i % 3],
+                    edgecolor=LIGHT["paper"], linewidth=1,
+                )  # fmt: skip
+                if seconds > 0.16 * peak:
+                    inside = LIGHT["paper"] if i == 0 else LIGHT["ink"]
+                    page.axes.text(left + seconds / 2, row, PHASE_NAMES[phase].replace("-", "-\n"), color=inside,
+                                   ha="center", va="center", fontsize=9)  # fmt: skip
+                left += seconds
+            page.axes.text(left, row, f" {left:,.3g}", va="center", color=LIGHT["ink"])
+        page.axes.set_yticks(range(len(shown)), [v.label for v in shown])
+        for tick, variant in zip(page.axes.get_yticklabels(), shown, strict=True):
+            tick.set_color(LIGHT[variant.role])
+            tick.set_fontweight("bold")
+        page.axes.tick_params(axis="y", length=0)
+        page.axes.invert_yaxis()
+        page.axes.grid(visible=False, axis="y")
+        page.axes.set_xlim(0, peak * 1.14)
+        page.axes.set_xlabel(f"device-seconds per trace at {short(tokens)} thinking tokens")
+        page.axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        order = ", ".join(PHASE_NAMES[name] for name in names)
+        caption = (
+            f"Device-seconds per trace by phase at {short(tokens)} thinking tokens, the largest length at which all "
+            f"of these phases were measured; darkest to lightest: {order}. Means of the repeats."
+        )
+        data = table[table["tokens"] == tokens].assign(environment=lambda t: [v.label for v in t["variant"]])
+        data = data.rename(columns={"mean": "device_seconds_per_trace"})
+        columns = ["environment", "phase", "tokens", "device_seconds_per_trace"]
+        return page.drawing(_name(setting, "phases"), "Cost by phase", caption, data[columns])
+
+
+def curvature(setting: Setting) -> Drawing | None:
+    """Curvature share of each law at its own largest length, with interval."""
+    fits = [
+        (variant, fit)
+        for variant in setting.variants
+        for phase in setting.phases
+        for fit in setting.laws(variant, phase)
+        if np.isfinite([fit.curvature_share, fit.curvature_interval.low, fit.curvature_interval.high]).all()
+    ]
+    if not fits:
+        return None
+    with sheet(5.4, 1.1 + 0.36 * len(fits)) as page:
+        page.axes.axvline(0, color=LIGHT["muted"], linewidth=1)
+        labels = []
+        for row, (variant, fit) in enumerate(fits):
+            share, band, colour = fit.curvature_share, fit.curvature_interval, LIGHT[variant.role]
+            page.axes.hlines(row, 100 * band.low, 100 * band.high, color=colour, linewidth=1.8)
+            filled = colour if fit.curve["method"] == "full" else LIGHT["paper"]
+            page.axes.plot(100 * share, row, variant.marker, color=colour, markerfacecolor=filled, markersize=7)
+            labels.append(f"{variant.label}, {PHASE_NAMES[str(fit.curve['phase'])]}, to {short(fit.largest)}")
+        page.axes.set_yticks(range(len(fits)), labels)
+        for tick, (variant, _) in zip(page.axes.get_yticklabels(), fits, strict=True):
+            tick.set_color(LIGHT[variant.role])
+        page.axes.tick_params(axis="y", length=0)
+        page.axes.set_ylim(len(fits) - 0.5, -0.5)
+        page.axes.grid(visible=False, axis="y")
+        page.axes.set_xlabel("share of cost at the largest length due to cL² (%)")
+        caption = (
+            "Curvature share cL²/T(L) at each curve's largest measured length, from the quadratic law, with its 95 % "
+            f"interval: above zero, cost bends upward; an interval that contains zero is consistent with a line. {MARKS}"
+        )
+        data = pd.DataFrame(
+            [
+                (v.label, f.curve["phase"], f.curve["method"], f.largest, f.curvature_share, b.low, b.high)
+                for v, f in fits
+                for b in [f.curvature_interval]
+            ],
+            columns=["environment", "phase", "method", "tokens", "curvature_share", "low", "high"],
+        )
+        return page.drawing(_name(setting, "curvature"), "Does it bend?", caption, data)
+
+
+def _law(page: Sheet, variant: Variant, fit: Fit, extend: bool) -> tuple[float, float]:
+    """Draws a law and its band, and returns where the line ends."""
+    colour = LIGHT[variant.role]
+    reach = fit.largest * (_REACH if extend else 1)
+    measured = np.geomspace(fit.smallest, fit.largest, 60)
+    beyond = np.geomspace(fit.largest, reach, 12) if extend else measured[-1:]
+    predictions = [fit.predict(float(x)) for x in (*measured, *beyond[1:])]
+    x = [p.tokens for p in predictions]
+    bounded = np.isfinite([p.high for p in predictions])
+    page.axes.fill_between(
+        x, [p.low for p in predictions], [p.high if np.isfinite(p.high) else p.seconds for p in predictions],
+        where=bounded.tolist(), color=colour, alpha=0.17, linewidth=0,
+    )  # fmt: skip
+    y = [p.seconds for p in predictions]
+    n = len(measured)
+    page.axes.plot(x[:n], y[:n], color=colour, linewidth=1.6)
+    page.axes.plot(x[n - 1 :], y[n - 1 :], color=colour, linewidth=1.4, dashes=(4, 2.5))
+    return x[-1], y[-1]
+
+
+def _marks(page: Sheet, table: pd.DataFrame, joined: bool = False) -> None:
+    """Means as marks, filled for full and open for profile, with the range of the repeats."""
+    for (variant, method), line in table.groupby(["variant", "method"], sort=False):
+        colour = LIGHT[variant.role]
+        page.axes.vlines(line["tokens"], line["low"], line["high"], color=colour, linewidth=1.2)
+        page.axes.plot(
+            line["tokens"], line["mean"], variant.dash if joined else "", color=colour, marker=variant.marker,
+            markersize=5.5, markerfacecolor=colour if method == "full" else LIGHT["paper"], markeredgewidth=1.4,
+        )  # fmt: skip
+
+
+def _by_length(
+    setting: Setting, table: pd.DataFrame, stem: str, title: str, axis: str, what: str, metric: str
+) -> Drawing | None:
+    """Marks joined by lines, both axes logarithmic."""
+    if table["tokens"].nunique() < 2:
+        return None
+    with sheet() as page:
+        _marks(page, table, joined=True)
+        ends = {
+            variant: (line["tokens"].iloc[-1], line["mean"].iloc[-1])
+            for variant, line in table.groupby("variant", sort=False)
+        }
+        token_axis(page.axes, table["tokens"])
+        value_axis(page.axes, axis)
+        _method_key(page, table)
+        label_ends(page, [(x, y, v.label, LIGHT[v.role]) for v, (x, y) in ends.items()])
+        return page.drawing(_name(setting, stem), title, f"{what}. {_sample(table)}", _data(table, metric))
+
+
+def _memory(setting: Setting, rows: pd.DataFrame, metric: str, stem: str, title: str, what: str) -> Drawing | None:
+    peak = float(rows[metric].max()) if len(rows) else 0.0
+    unit, size = next(
+        ((u, s) for u, s in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)) if peak >= s), ("bytes", 1)
+    )
+    table = points(rows, metric)
+    table[["mean", "low", "high"]] /= size
+    concurrency = setting.values["concurrency_limit"]
+    return _by_length(
+        setting, table, stem, title, f"{title.lower()} ({unit})",
+        f"{what[:1].upper()}{what[1:]} of up to {concurrency} traces at once during rollout, by thinking length",
+        f"{metric.removesuffix('_bytes')}_{unit.lower()}",
+    )  # fmt: skip
+
+
+def _method_key(page: Sheet, table: pd.DataFrame) -> None:
+    """Says what filled and open marks mean, where both are there."""
+    if table["method"].nunique() < 2:
+        return
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color=LIGHT["muted"], markerfacecolor=fill, label=label)
+        for label, fill in (("full", LIGHT["muted"]), ("profile", LIGHT["paper"]))
+    ]
+    page.figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, handletextpad=0.2,
+                       columnspacing=1.2, borderpad=0, labelcolor=LIGHT["muted"])  # fmt: skip
+
+
+def _sample(table: pd.DataFrame) -> str:
+    methods = " and ".join(dict.fromkeys(table["method"]))
+    return (
+        f"Marks are means of {_range(table['n'])} repeats ({methods}), bars their range. "
+        + (MARKS if table["method"].nunique() > 1 else "")
+    ).strip()
+
+
+def _range(counts: pd.Series[int]) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def _data(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What a figure shows, under names with units."""
+    named = table.assign(environment=[v.label for v in table["variant"]])
+    named = named.rename(columns={"tokens": "thinking_tokens", "mean": f"{metric}_mean", "low": f"{metric}_min",
+                                  "high": f"{metric}_max"})  # fmt: skip
+    return named.drop(columns="variant")[["environment", *(c for c in named if c not in {"environment", "variant"})]]
+
+
+def _only_delethink(table: pd.DataFrame) -> bool:
+    return {v.key[0] for v in table["variant"]} == {"delethink"}
+
+
+def _name(setting: Setting, stem: str) -> str:
+    return f"{stem}-{setting.slug}" if setting.slug else stem
+
+

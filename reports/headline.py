@@ -1,0 +1,181 @@
+"""The first sentences of a report: what costs what at the largest length, whether it bends, and where it tips."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from reports.costs import months_frame
+from reports.curves import Setting
+from reports.drawing import short
+from reports.figures import PHASE_NAMES, ratios
+from reports.tables import number, percent, span
+
+if TYPE_CHECKING:
+    from scaling.laws import Fit, Job
+
+
+@dataclass(slots=True)
+class Headline:
+    """Sentences for people, and the numbers in them for programs."""
+
+    sentences: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def headline(setting: Setting, job: Job) -> Headline:
+    """What one setting's rows say; a setting without usable rows says so."""
+    said = Headline(numbers={"setting": setting.label})
+    if not setting.phases:
+        said.sentences.append("No repeat finished with usable times, so there is nothing to compare; see validity below.")
+        return said
+    phase = setting.phases[0]
+    _cost(setting, phase, said)
+    _bend(setting, phase, said)
+    _job(setting, job, said)
+    _crossing(setting, phase, said)
+    return said
+
+
+def _cost(setting: Setting, phase: str, said: Headline) -> None:
+    table = ratios(setting, phase)
+    timed = setting.timed[setting.timed["phase"] == phase]
+    if table.empty:
+        tokens = int(timed["tokens"].max())
+        for variant, rows in timed[timed["tokens"] == tokens].groupby("variant", sort=False):
+            mean = float(rows["device_seconds_per_trace"].mean())
+            said.sentences.append(
+                f"At {short(tokens)} thinking tokens {variant.label} costs {number(mean)} device-seconds a trace "
+                f"({PHASE_NAMES[phase]}, n = {len(rows)})."
+            )
+        return
+    said.numbers["ratios"] = []
+    largest = table.sort_values(["tokens", "method"]).drop_duplicates("variant", keep="last")
+    for row in largest.itertuples():
+        here = timed[(timed["tokens"] == row.tokens) & (timed["method"] == row.method)]
+        mean = here.groupby("variant", sort=False)["device_seconds_per_trace"].mean()
+        longcot = float(next(mean[v] for v in mean.index if v.is_longcot))
+        other = float(mean[row.variant])
+        band = f", 95 % interval {span(row.low, row.high)}" if math.isfinite(row.low) else ""
+        said.sentences.append(
+            f"At {short(row.tokens)} thinking tokens LongCoT costs {number(longcot)} device-seconds a trace, "
+            f"{row.variant.label} {number(other)}: {number(row.ratio)} times as much{band} "
+            f"({PHASE_NAMES[phase]}, {row.method}, {row.n} {'pair' if row.n == 1 else 'pairs'})."
+        )
+        said.numbers["ratios"].append(
+            {
+                "against": row.variant.label,
+                "phase": phase,
+                "method": row.method,
+                "thinking_tokens": int(row.tokens),
+                "longcot_device_seconds_per_trace": longcot,
+                "device_seconds_per_trace": other,
+                "ratio": float(row.ratio),
+                "low": _finite(row.low),
+                "high": _finite(row.high),
+                "pairs": int(row.n),
+            }
+        )
+
+
+def _bend(setting: Setting, phase: str, said: Headline) -> None:
+    """Rests on full rows where there are any: they are independent, a profile's are not."""
+    said.numbers["laws"] = []
+    for variant in setting.variants:
+        laws = setting.laws(variant, phase)
+        full = [fit for fit in laws if fit.curve["method"] == "full"]
+        fit = (full or laws or [None])[-1]
+        if fit is None or not math.isfinite(fit.curvature_share):
+            continue
+        band = fit.curvature_interval
+        said.sentences.append(
+            f"{variant.label}: {percent(fit.curvature_share)} of the cost at {short(fit.largest)} is curvature "
+            f"({span(band.low, band.high, percent)}), {_verdict(fit)}; exponent {number(fit.exponent)} "
+            f"({span(fit.exponent_interval.low, fit.exponent_interval.high)}; {fit.curve['method']} rows)."
+        )
+        said.numbers["laws"].append(
+            {
+                "environment": variant.label,
+                "phase": phase,
+                "method": fit.curve["method"],
+                "law": fit.law,
+                "thinking_tokens": fit.largest,
+                "curvature_share": fit.curvature_share,
+                "curvature_low": _finite(band.low),
+                "curvature_high": _finite(band.high),
+                "exponent": _finite(fit.exponent),
+                "exponent_low": _finite(fit.exponent_interval.low),
+                "exponent_high": _finite(fit.exponent_interval.high),
+            }
+        )
+
+
+def _verdict(fit: Fit) -> str:
+    band = fit.curvature_interval
+    if not (math.isfinite(band.low) and math.isfinite(band.high)):
+        return "but the rows cannot tell how certain that is"
+    if band.low > 0:
+        return "clearly above zero: it bends upward"
+    return "consistent with a straight line" if band.high >= 0 else "below zero: it bends downward"
+
+
+def _job(setting: Setting, job: Job, said: Headline) -> None:
+    table = months_frame(setting, job)
+    measured = table[table["basis"].isin(["full", "profile"])]
+    if measured.empty:
+        return
+    counts = measured.groupby("tokens").size()
+    tokens = int(max(counts[counts == counts.max()].index))
+    here = measured[measured["tokens"] == tokens]
+    each = [f"{row.variant.label} {number(row.months)}" for row in here.itertuples()]
+    phases = " + ".join(PHASE_NAMES[phase] for phase in setting.phases)
+    said.sentences.append(
+        f"{job.steps:,} steps × {job.prompts} prompts × {job.samples} traces at {short(tokens)} would take this device, "
+        f"in months of 730 hours: {', '.join(each)} ({phases} only)."
+    )
+    said.numbers["device_months"] = {
+        "thinking_tokens": tokens,
+        "phases": setting.phases,
+        "steps": job.steps,
+        "prompts": job.prompts,
+        "samples": job.samples,
+        **{row.variant.label: float(row.months) for row in here.itertuples()},
+    }
+
+
+def _crossing(setting: Setting, phase: str, said: Headline) -> None:
+    from scaling.laws import crossover
+
+    longcot = next((laws[-1] for v in setting.variants if v.is_longcot and (laws := setting.laws(v, phase))), None)
+    for variant in setting.variants:
+        laws = setting.laws(variant, phase)
+        if longcot is None or variant.is_longcot or not laws:
+            continue
+        found = crossover(longcot, laws[-1])
+        if found is None:
+            continue
+        cheaper = variant.label if found.cheaper == laws[-1].label else "LongCoT"
+        if found.extrapolated:
+            where = f"somewhere in {_tokens_span(found.low, found.high)}, beyond what was measured"
+        else:
+            where = f"{short(found.tokens)} ({_tokens_span(found.low, found.high)})"
+        said.sentences.append(f"By their laws {cheaper} stays the cheaper of the two from {where} thinking tokens on.")
+        said.numbers.setdefault("crossovers", []).append(
+            {
+                "against": variant.label,
+                "cheaper": cheaper,
+                "thinking_tokens": found.tokens,
+                "low": found.low,
+                "high": _finite(found.high),
+                "extrapolated": found.extrapolated,
+            }
+        )
+
+
+def _tokens_span(low: float, high: float) -> str:
+    return f"{short(low)} to {short(high)}" if math.isfinite(high) else f"{short(low)} or more"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
