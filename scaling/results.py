@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -134,12 +135,17 @@ class Store:
         complete = {**header, **manifest, **header}
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(not _is_temporary(entry) for entry in path.iterdir()):
+            if any(not entry.match(".*.tmp") for entry in path.iterdir()):
                 raise StoreError(f"{path} is not empty; give a new directory, or resume the run that is there")
         except OSError as error:
             raise _cannot_write(path, error) from error
-        if not _publish(path / MANIFEST, _to_json(complete)):
-            raise StoreError(f"{path} was just taken by another run; give a new directory")
+        try:
+            if not _publish(path / MANIFEST, _to_json(complete)):
+                raise StoreError(f"{path} was just taken by another run; give a new directory")
+        except StoreError:
+            with suppress(OSError):
+                path.rmdir()  # only if it is empty: a run that could not start leaves nothing
+            raise
         return cls(path, complete)
 
     @classmethod
@@ -224,12 +230,10 @@ class Store:
         if self._swept:
             return
         self._swept = True
-        for entry in [*self.path.iterdir(), *self.path.glob("grids/.*")]:
-            try:
-                if _is_temporary(entry) and time.time() - entry.stat().st_mtime > ABANDONED_SECONDS:
+        for entry in [*self.path.glob(".*.tmp"), *self.path.glob("grids/.*.tmp")]:
+            with suppress(OSError):  # another writer swept it, or finished it
+                if time.time() - entry.stat().st_mtime > ABANDONED_SECONDS:
                     entry.unlink()
-            except FileNotFoundError:  # another writer swept it, or finished it
-                continue
 
 
 def newest_run(root: str | Path = "runs") -> Path:
@@ -338,10 +342,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: expected a JSON object")
     return value
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _publish(path: Path, content: bytes, replace: bool = False) -> bool:
