@@ -1,0 +1,1 @@
+"""Runs cells on an engine and leaves a row for every repeat, while telemetry watches."""
