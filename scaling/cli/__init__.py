@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from scaling.errors import ScalingError, unknown
 # One line a command, in the order of the help: scaling/cli/<name>.py defines the function <name>, whose
 # annotations are the options and whose docstring is the help, and EXAMPLES, a few command lines shown below it.
 # The function returns its exit code, or None for 0.
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("fit",)
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
 """Exit codes beside those of the commands and of `ScalingError`."""
@@ -72,7 +74,8 @@ def _root(
 
     Measures LongCoT and Delethink across thinking lengths, fits their cost laws, and reports.
     """
-    logging.basicConfig(format="%(name)s: %(message)s")
+    if verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
     log.setLevel(logging.DEBUG if verbose else logging.WARNING)
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -80,12 +83,12 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line (`sys.argv` unless given) and returns its exit code; prints an error as one line."""
+    code = _run(arguments)
     try:
-        code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_stdout()
-        return READER_GONE
+    except OSError as error:
+        code = _blame(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would complain as it exits
     return code
 
 
@@ -96,15 +99,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         return result if isinstance(result, int) else 0
     except ScalingError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except typer.Abort as abort:
-        return _blame(abort.__cause__) if isinstance(abort.__cause__, EOFError) else INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except SystemExit as stop:  # Typer's own way out of a broken pipe, and the end of shell completion
+    except (KeyboardInterrupt, typer.Abort) as stop:  # Typer aborts at Ctrl-C, and at an EOFError whoever raised it
+        return _blame(stop.__cause__) if isinstance(stop.__cause__, EOFError) else INTERRUPTED
+    except SystemExit as stop:  # the end of shell completion, or how Typer takes a broken pipe
         if isinstance(stop.__context__, BrokenPipeError):
-            raise stop.__context__ from None
+            return READER_GONE
         raise
     except typer.TyperException as error:
         return _fail(_explain(error), 2)
@@ -120,6 +119,11 @@ def _fail(message: str, code: int) -> int:
 
 
 def _blame(error: BaseException) -> int:
+    """Says that we are at fault; but a reader that went away and a full disk are nobody's."""
+    if isinstance(error, BrokenPipeError):
+        return READER_GONE
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return _fail(f"cannot write {error.filename or 'output'}: {error.strerror}; free some space", 2)
     hint = "" if log.isEnabledFor(logging.DEBUG) else "; `scaling -v …` shows where"
     return _fail(f"this is our fault, not yours: {type(error).__name__}: {error}{hint}", OUR_FAULT)
 
@@ -134,10 +138,3 @@ def _explain(error: Any) -> str:
         return hint if "did you mean" in hint else f"unknown option {error.option_name!r}; see `{path} --help`"
     message: str = error.format_message().rstrip(".")
     return f"{message[:1].lower()}{message[1:]}; see `{path} --help`"
-
-
-def _discard_stdout() -> None:
-    """Sends what is still buffered nowhere, or the interpreter would complain about it while it exits."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,6 +36,9 @@ CURVE_COLUMNS = (
 REGIME = 0.9  # mean concurrency may fall to this share of a curve's largest before another regime begins
 
 
+NOTABLE_DRIFT = 0.05
+
+
 class FitWarning(UserWarning):
     """A curve that the rows do not determine; the other curves are fitted."""
 
@@ -89,6 +92,12 @@ def _fit(
             *said,
             f"mean concurrency differs by more than 10 %: this is one of {regimes} regimes, at {concurrency:.3g}",
         ]
+    if curve["method"] == "profile" and (drift := _drift(rows)) > NOTABLE_DRIFT:
+        said = [
+            *said,
+            f"whole repeats differ by {drift:.0%} (standard deviation), which moves the curve up or down; "
+            "its intervals show the scatter within a repeat",
+        ]
     fit = fit_curve(
         np.asarray(_lengths(rows), np.float64),
         np.asarray(rows["device_seconds_per_trace"], np.float64),
@@ -96,6 +105,15 @@ def _fit(
         replicates=replicates(rows) if replicates and curve["method"] == "profile" else None,
     )
     return dataclasses.replace(fit, warnings=(*said, *fit.warnings))
+
+
+def _drift(rows: pd.DataFrame) -> float:
+    """Relative standard deviation of whole repeats: 0 with a single one."""
+    relative = rows["device_seconds_per_trace"] / rows.groupby("mean_thinking_tokens")[
+        "device_seconds_per_trace"
+    ].transform("mean")
+    by_repeat = relative.groupby(rows["repeat"]).mean()
+    return float(by_repeat.std()) if len(by_repeat) > 1 else 0.0
 
 
 def _lengths(rows: pd.DataFrame) -> pd.Series[float]:

@@ -118,7 +118,7 @@ def constrain(law: Law, theta: Array, unscaled_covariance: Array) -> Array:
         return theta
     at = law.powers.index(2)
     direction = unscaled_covariance[:, at] / unscaled_covariance[at, at]
-    moved = theta - np.minimum(theta[..., at : at + 1], 0.0) * direction
+    moved: Array = theta - np.minimum(theta[..., at : at + 1], 0.0) * direction
     moved[..., at] = np.maximum(theta[..., at], 0.0)
     return moved
 
