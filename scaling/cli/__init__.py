@@ -19,7 +19,9 @@ from scaling.errors import ScalingError, unknown
 # One line a command, in the order of the help: scaling/cli/<name>.py defines the function <name>, whose
 # annotations are the options and whose docstring is the help, and EXAMPLES, a few command lines shown below it.
 # The function returns its exit code, or None for 0.
-COMMANDS: tuple[str, ...] = ("fit",)
+COMMANDS = [
+    "fit",
+]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
 """Exit codes beside those of the commands and of `ScalingError`."""
@@ -131,10 +133,10 @@ def _blame(error: BaseException) -> int:
 def _explain(error: Any) -> str:
     """A usage error in our words: what was wrong, and near names for an option that does not exist."""
     context: Any = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "scaling"
+    see = f"see `{context.command_path} --help`" if context is not None else "see --help"
     if hasattr(error, "possibilities"):
         known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
         hint = str(unknown("option", error.option_name, known))
-        return hint if "did you mean" in hint else f"unknown option {error.option_name!r}; see `{path} --help`"
+        return hint if "did you mean" in hint else f"unknown option {error.option_name!r}; {see}"
     message: str = error.format_message().rstrip(".")
-    return f"{message[:1].lower()}{message[1:]}; see `{path} --help`"
+    return f"{message[:1].lower()}{message[1:]}; {see}"
