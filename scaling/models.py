@@ -1,0 +1,114 @@
+"""From a model's name or path to its config and weights: built-in architectures, fetched models, directories."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scaling.errors import CheckpointError, UsageError, unknown
+from scaling.predict.shape import architecture, catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from.
+
+    `config`: its Hugging Face `config.json`. `path`: the directory of weights and tokenizer, None for an architecture
+    whose weights are random. `digest`: sha256 that identifies the weights (of the safetensors file; of the list of
+    names and sha256s where there are several), None where they are random. `provenance`: what `scaling fetch` recorded
+    of how the weights came here.
+    """
+
+    name: str
+    config: dict[str, Any]
+    path: Path | None
+    weights: Literal["random", "checkpoint"]
+    digest: str | None = None
+    provenance: dict[str, Any] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """For manifests: everything that says which model this is; no path, which means nothing elsewhere."""
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "digest": self.digest,
+            "provenance": self.provenance,
+            "config": self.config,
+        }
+
+
+def cache_dir() -> Path:
+    """Where fetched models live: `$SCALING_HOME`, else `$XDG_CACHE_HOME/scaling`, else `~/.cache/scaling`."""
+    if home := os.environ.get("SCALING_HOME"):
+        return Path(home).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "scaling"
+
+
+def model_dir(name: str) -> Path:
+    """Where `scaling fetch` puts the model of this name."""
+    return cache_dir() / "models" / name
+
+
+def resolve(model: str, *, weights: bool) -> Source:
+    """The model that `model` names: a built-in architecture, or the path of a Hugging Face directory.
+
+    A built-in name has random weights, which cost what trained ones cost, unless `weights` asks for real ones: then
+    it must have been fetched. Raises `UsageError` for an unknown or unfetched name, `CheckpointError` for a directory
+    that holds no checkpoint.
+    """
+    if model in catalogue():
+        if not weights:
+            return Source(model, architecture(model), None, "random")
+        if not model_dir(model).is_dir():
+            raise UsageError(f"the weights of {model!r} are not in the cache {cache_dir()}; run: scaling fetch {model}")
+        return _checkpoint(model, model_dir(model))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _checkpoint(path.resolve().name, path)
+    if os.sep in model or model.startswith((".", "~")):
+        raise UsageError(f"no directory {model!r}; expected one with config.json and *.safetensors, or a built-in name")
+    raise unknown("model", model, catalogue())
+
+
+def _checkpoint(name: str, path: Path) -> Source:
+    return Source(name, read_json(path / "config.json"), path, "checkpoint", weights_digest(path), _provenance(path))
+
+
+def _provenance(path: Path) -> dict[str, Any] | None:
+    source = path / "source.json"
+    return read_json(source) if source.exists() else None
+
+
+def weights_digest(path: Path) -> str:
+    """sha256 that identifies the safetensors of a directory; raises `CheckpointError` if it has none."""
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"no *.safetensors in {path}; other weight formats are not read")
+    digests = {file.name: sha256(file) for file in files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's directory; raises `CheckpointError`."""
+    try:
+        loaded = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{file} holds {type(loaded).__name__}, expected a JSON object")
+    return loaded
