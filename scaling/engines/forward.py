@@ -1,0 +1,113 @@
+"""The decoder's forward pass as sampling needs it: fused projections, KV memory, logits of the last token only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scaling.decoder import Decoder, Layer, causal_attention
+from scaling.engines.kv import Context, PagedKV, Plan
+from scaling.rope import rotate
+
+_MLP_TOKENS = 4096  # a long prompt goes through the MLP in slices of so many tokens, which bounds its activations
+
+
+class _FusedLayer:
+    """A layer with its query, key and value weights as one matrix, and its gate and up weights as another.
+
+    The layer's own parameters become views of those matrices: nothing is held twice, and whoever changes a parameter
+    in place (an optimizer, `load_weights`) changes what is sampled.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv, self.qkv_bias = _fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.gate_up, self.gate_up_bias = _fuse([mlp.gate_proj, mlp.up_proj])
+
+
+class Forward:
+    """Runs a decoder whose parameters it shares."""
+
+    def __init__(self, model: Decoder) -> None:
+        self.model = model
+        self.shape = model.shape
+        self.layers = [_FusedLayer(layer) for layer in model.model.layers]
+        self.device = model.head.device
+        self.cos, self.sin = model.rope.table(torch.arange(256, device=self.device))
+
+    def prefill(self, prompts: Sequence[Sequence[int]], contexts: Sequence[Context], kv: PagedKV) -> Tensor:
+        """Encodes prompts into their empty contexts; logits [prompts, vocabulary] behind their last tokens."""
+        lengths = [len(prompt) for prompt in prompts]
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self.device)
+        positions = torch.cat([torch.arange(n, device=self.device) for n in lengths])
+        places = kv.places(contexts, lengths)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kv.write(layer, places, k, v)
+            return causal_attention(q, k, v, lengths)
+
+        last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
+        return self._run(tokens, positions, max(lengths), attend, last)
+
+    def decode(self, tokens: Sequence[int], contexts: Sequence[Context], kv: PagedKV, plan: Plan) -> Tensor:
+        """Feeds one token a row behind its context; logits [rows, vocabulary]."""
+        lengths = [context.length for context in contexts]
+        positions = torch.tensor(lengths, device=self.device)
+        places = kv.places(contexts, [1] * len(contexts))
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kv.write(layer, places, k, v)
+            return plan.attend(layer, q)
+
+        return self._run(torch.tensor(tokens, device=self.device), positions, max(lengths) + 1, attend)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        longest: int,
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        last: Tensor | None = None,
+    ) -> Tensor:
+        shape, body = self.shape, self.model.model
+        if longest > len(self.cos):
+            self.cos, self.sin = self.model.rope.table(torch.arange(2 * longest, device=self.device))
+        cos, sin = self.cos[positions], self.sin[positions]
+        heads, turned = shape.heads, shape.heads + shape.kv_heads
+        x = body.embed_tokens.weight[tokens]
+        for index, fused in enumerate(self.layers):
+            layer = fused.layer
+            qkv = F.linear(layer.input_layernorm(x), fused.qkv, fused.qkv_bias).view(len(x), -1, shape.head_dim)
+            qk = qkv[:, :turned]
+            if shape.qk_norm:
+                attention = layer.self_attn
+                qk = torch.cat((attention.q_norm(qk[:, :heads]), attention.k_norm(qk[:, heads:])), 1)
+            qk = rotate(qk, cos, sin)
+            x = x + layer.self_attn.o_proj(attend(index, qk[:, :heads], qk[:, heads:], qkv[:, turned:]))
+            x = x + self._mlp(fused, layer.post_attention_layernorm(x))
+        if last is not None:
+            x = x[last]
+        return self.model.logits(body.norm(x))
+
+    def _mlp(self, fused: _FusedLayer, x: Tensor) -> Tensor:
+        if len(x) > _MLP_TOKENS:
+            return torch.cat([self._mlp(fused, part) for part in x.split(_MLP_TOKENS)])
+        gate, up = F.linear(x, fused.gate_up, fused.gate_up_bias).chunk(2, -1)
+        down: Tensor = fused.layer.mlp.down_proj(F.silu(gate) * up)
+        return down
+
+
+def _fuse(parts: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """The parts' weights and biases, each as one tensor that the parts' own parameters become views of."""
+
+    def share(parameters: list[nn.Parameter]) -> Tensor:
+        whole = torch.cat([parameter.detach() for parameter in parameters])
+        for parameter, view in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):
+            parameter.data = view
+        return whole
+
+    return share([p.weight for p in parts]), share([p.bias for p in parts]) if parts[0].bias is not None else None

@@ -1,0 +1,383 @@
+"""The embedded engine: continuous batching of a `Decoder` over paged KV memory, on CPU or CUDA."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+import torch
+from torch import Tensor
+
+from scaling.decoder import Decoder
+from scaling.engines.base import Completion, FinishReason, Limits, Request, Stats
+from scaling.engines.forward import Forward
+from scaling.engines.kv import PAGE_TOKENS, Context, PagedKV, Plan, pages_of
+from scaling.engines.sampling import Sampler
+from scaling.errors import MemoryLimitError, UsageError
+
+_FREE_MEMORY_SHARE = 0.4  # of free memory goes to KV unless told: prefill activations and `measure` need some too
+_PREFILL_TOKENS = 16384  # prompts admitted together are encoded in passes of about so many tokens
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A request on its way."""
+
+    id: int
+    request: Request
+    ends: frozenset[int]
+    submitted: float
+    context: Context = field(default_factory=Context)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    first_token: float = 0.0
+    weights_version: int = 0
+
+    @property
+    def reserved(self) -> int:
+        """Pages that the request may come to need: its last token is never fed back."""
+        return pages_of(len(self.request.prompt) + self.request.max_tokens - 1)
+
+    def take(self, token: int, logprob: float) -> FinishReason | None:
+        """Adds a sampled token; the reason if it was the last."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token in self.ends:
+            return "stop"
+        return "length" if len(self.tokens) >= self.request.max_tokens else None
+
+
+class _Batch:
+    """Rows that decode together over one KV memory."""
+
+    def __init__(self, forward: Forward, kv: PagedKV) -> None:
+        self.forward = forward
+        self.kv = kv
+        self.rows: list[_Row] = []
+        self._plan: Plan | None = None
+        self._sampler: Sampler | None = None
+
+    def prefill(self, rows: Sequence[_Row]) -> list[tuple[_Row, FinishReason]]:
+        """Encodes the rows' prompts and samples their first tokens; rows that are not done join the batch."""
+        prompts = [row.request.prompt for row in rows]
+        for row, prompt in zip(rows, prompts, strict=True):
+            self.kv.grow(row.context, len(prompt))
+        logits = self.forward.prefill(prompts, [row.context for row in rows], self.kv)
+        self.rows.extend(rows)
+        self._plan = self._sampler = None
+        return self._sample(Sampler([row.request for row in rows], [0] * len(rows), logits.device), rows, logits)
+
+    def prepare(self) -> tuple[Plan, Sampler, list[Context]]:
+        """Makes room for one token a row; the plan and the sampler of the next step."""
+        contexts = [row.context for row in self.rows]
+        grown = [self.kv.grow(context, 1) for context in contexts]
+        if any(grown) or self._plan is None:
+            self._plan = Plan(self.kv, contexts)
+        if self._sampler is None:
+            sampled = [len(row.tokens) for row in self.rows]
+            self._sampler = Sampler([row.request for row in self.rows], sampled, self.forward.device)
+        return self._plan, self._sampler, contexts
+
+    def decode(self) -> list[tuple[_Row, FinishReason]]:
+        """One token for every row; those that are done leave."""
+        plan, sampler, contexts = self.prepare()
+        logits = self.forward.decode([row.tokens[-1] for row in self.rows], contexts, self.kv, plan)
+        return self._sample(sampler, self.rows, logits)
+
+    def remove(self, rows: Sequence[_Row]) -> None:
+        """Takes rows out and gives their pages back."""
+        gone = {row.id for row in rows}
+        self.kv.release(row.context for row in rows)
+        self.rows = [row for row in self.rows if row.id not in gone]
+        self._plan = self._sampler = None
+
+    def _sample(self, sampler: Sampler, rows: Sequence[_Row], logits: Tensor) -> list[tuple[_Row, FinishReason]]:
+        tokens, logprobs = sampler.sample(logits)
+        done = [
+            (row, reason)
+            for row, token, logprob in zip(rows, tokens, logprobs, strict=True)
+            if (reason := row.take(token, logprob)) is not None
+        ]
+        if done:
+            self.remove([row for row, _ in done])
+        return done
+
+
+class LocalEngine:
+    """Samples a `Decoder` in this process.
+
+    `kv_bytes` is the KV budget (a share of free memory, unless given); it is preallocated, and a request is admitted,
+    first come first served, once what all running ones may come to need leaves room for its prompt and `max_tokens`.
+    So nothing is ever preempted. `max_length` bounds prompt plus response (the model's own maximum, unless given);
+    `eos` are the ids that end a response.
+
+    The model's parameters are shared, not copied: projections are fused by turning the model's own parameters into
+    views of the fused matrices, so in-place changes (`load_weights`, an optimizer) reach the samples at once.
+    Replacing parameters (`model.to`, `load_state_dict(assign=True)`) breaks that: build a new engine then.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        kv_bytes: int | None = None,
+        max_sequences: int = 64,
+        max_length: int | None = None,
+        eos: Sequence[int] = (),
+    ) -> None:
+        self.model = model
+        self.eos = tuple(eos)
+        self.vocabulary = model.shape.vocabulary
+        self._forward = Forward(model)
+        self._dtype = model.head.dtype
+        token_bytes = model.shape.kv_bytes_per_token(str(self._dtype).removeprefix("torch."))
+        self._limits = _limits(
+            kv_bytes, token_bytes, max_sequences, max_length or model.shape.max_positions, self._forward.device
+        )
+        self._batch: _Batch | None = _Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
+        self._scratch: PagedKV | None = None
+        self._waiting: deque[_Row] = deque()
+        self._ended: list[Completion] = []
+        self._next_id = 0
+        self._version = 0
+        self._counts = dict.fromkeys(("prefill_tokens", "decode_tokens", "decode_steps"), 0)
+        self._seconds = dict.fromkeys(("prefill_seconds", "decode_seconds"), 0.0)
+        self._peak_kv_tokens = 0
+        self._peak_running = 0
+
+    def submit(self, request: Request) -> int:
+        """Queues a request.
+
+        Raises `UsageError` if it makes no sense for this model, `MemoryLimitError` if it could never fit.
+        """
+        self._check(request)
+        ends = frozenset(request.stop) if request.ignore_eos else frozenset((*self.eos, *request.stop))
+        if request.ignore_eos:
+            ends = frozenset()
+        row = _Row(self._next_id, request, ends, self.now())
+        limits = self._limits
+        total = len(request.prompt) + request.max_tokens
+        if total > limits.max_length:
+            raise MemoryLimitError(f"{total} tokens do not fit a sequence of at most {limits.max_length}")
+        if row.reserved * PAGE_TOKENS > limits.kv_tokens:
+            raise MemoryLimitError(f"{total} tokens do not fit a KV memory of {limits.kv_tokens} tokens")
+        self._next_id += 1
+        self._waiting.append(row)
+        return row.id
+
+    def abort(self, id: int) -> None:
+        """Ends a request early; an unknown or finished one is left alone."""
+        running = self._awake().rows
+        for row in (*running, *self._waiting):
+            if row.id == id:
+                if row in running:
+                    self._awake().remove([row])
+                else:
+                    self._waiting.remove(row)
+                self._ended.append(self._completion(row, "abort"))
+                return
+
+    @torch.inference_mode()
+    def step(self) -> list[Completion]:
+        """Admits and encodes what fits, then decodes one token for every running row."""
+        batch = self._awake()
+        done: list[tuple[_Row, FinishReason]] = []
+        admitted = self._admit()
+        for group in _passes(admitted):
+            started = self.now()
+            done += batch.prefill(group)
+            ended = self.now()
+            for row in group:
+                row.first_token = ended
+            self._counts["prefill_tokens"] += sum(len(row.request.prompt) for row in group)
+            self._seconds["prefill_seconds"] += ended - started
+            self._note_peak()
+        if batch.rows:
+            started = self.now()
+            self._counts["decode_tokens"] += len(batch.rows)
+            self._counts["decode_steps"] += 1
+            done += batch.decode()
+            self._seconds["decode_seconds"] += self.now() - started
+            self._note_peak()
+        completions = self._ended + [self._completion(row, reason) for row, reason in done]
+        self._ended = []
+        return completions
+
+    @torch.inference_mode()
+    def measure(self, contexts: Sequence[int], prefill: Sequence[int] = ()) -> float:
+        """Seconds of encoding prompts of lengths `prefill` and of one decode step at `contexts`, on synthetic KV.
+
+        Runs the code that `step` runs, on KV memory of its own that the first call allocates: running requests are
+        not touched. Raises `MemoryLimitError` if `contexts` and `prefill` exceed the engine's limits.
+        """
+        pages = sum(pages_of(n) for n in (*contexts, *prefill))
+        rows = len(contexts) + len(prefill)
+        if pages * PAGE_TOKENS > self._limits.kv_tokens or rows > self._limits.max_sequences:
+            raise MemoryLimitError(f"{rows} rows of {pages * PAGE_TOKENS} KV tokens do not fit {self._limits}")
+        if self._scratch is None or self._scratch.pages < pages:
+            self._scratch = None
+            self._scratch = self._memory(pages)
+            self._scratch.data.copy_(
+                torch.randn(self._scratch.data.shape[2:][1:], dtype=self._dtype, device=self._forward.device)
+            )
+        seconds = 0.0
+        self._scratch.release(set(self._scratch.owners))
+        if prefill:
+            batch = _Batch(self._forward, self._scratch)
+            prompts = [_synthetic(index, length) for index, length in enumerate(prefill)]
+            started = self.now()
+            for group in _passes(prompts):
+                batch.prefill(group)
+            seconds += self.now() - started
+            self._scratch.release(set(self._scratch.owners))
+        if contexts:
+            batch = _Batch(self._forward, self._scratch)
+            for index, length in enumerate(contexts):
+                row = _synthetic(index, 1)
+                row.tokens = [0]
+                self._scratch.grow(row.context, length)
+                if length > 1:
+                    self._scratch.places([row.context], [length - 1])
+                batch.rows.append(row)
+            batch.prepare()
+            started = self.now()
+            batch.decode()
+            seconds += self.now() - started
+        return seconds
+
+    def limits(self) -> Limits:
+        return self._limits
+
+    def stats(self) -> Stats:
+        rows = self._batch.rows if self._batch else []
+        return Stats(
+            running=len(rows),
+            waiting=len(self._waiting),
+            kv_tokens=sum(row.context.length for row in rows),
+            peak_kv_tokens=self._peak_kv_tokens,
+            peak_running=self._peak_running,
+            prefill_tokens=self._counts["prefill_tokens"],
+            decode_tokens=self._counts["decode_tokens"],
+            decode_steps=self._counts["decode_steps"],
+            prefill_seconds=self._seconds["prefill_seconds"],
+            decode_seconds=self._seconds["decode_seconds"],
+        )
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copies tensors, under Hugging Face names, into the model in place; KV in memory is kept as it is."""
+        self.model.copy_weights(iter(tensors))
+        self._version = version
+
+    def sleep(self) -> None:
+        """Gives KV memory back until `wake`; raises `UsageError` unless idle."""
+        if self._waiting or (self._batch and self._batch.rows):
+            raise UsageError("the engine can sleep only when no request runs or waits")
+        self._batch = self._scratch = None
+
+    def wake(self) -> None:
+        if self._batch is None:
+            self._batch = _Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
+
+    def close(self) -> None:
+        """Drops all requests and gives KV memory back."""
+        self._waiting.clear()
+        self._batch = self._scratch = None
+
+    def _memory(self, pages: int) -> PagedKV:
+        try:
+            return PagedKV(self.model.shape, pages, self._dtype, self._forward.device)
+        except RuntimeError as error:  # torch's out-of-memory errors, on CPU and CUDA
+            raise MemoryLimitError(f"no memory for {pages * PAGE_TOKENS} KV tokens: {error}") from None
+
+    def _awake(self) -> _Batch:
+        if self._batch is None:
+            raise UsageError("the engine sleeps or is closed; wake it first")
+        return self._batch
+
+    def _check(self, request: Request) -> None:
+        self._awake()
+        if not request.prompt:
+            raise UsageError("the prompt is empty; give at least one token id")
+        if min(request.prompt) < 0 or max(request.prompt) >= self.vocabulary:
+            bad = next(token for token in request.prompt if not 0 <= token < self.vocabulary)
+            raise UsageError(f"token id {bad} is outside the vocabulary of {self.vocabulary}")
+        if request.max_tokens < 1:
+            raise UsageError(f"max_tokens {request.max_tokens} is not positive")
+        if request.temperature < 0:
+            raise UsageError(f"temperature {request.temperature} is negative; 0 is greedy")
+        if not 0 < request.top_p <= 1:
+            raise UsageError(f"top_p {request.top_p} is not above 0 and at most 1")
+
+    def _admit(self) -> list[_Row]:
+        """Takes from the front of the queue what fits beside the running rows."""
+        rows = self._awake().rows
+        free = self._limits.kv_tokens // PAGE_TOKENS - sum(row.reserved for row in rows)
+        seats = self._limits.max_sequences - len(rows)
+        admitted: list[_Row] = []
+        while self._waiting and len(admitted) < seats and self._waiting[0].reserved <= free:
+            row = self._waiting.popleft()
+            row.weights_version = self._version
+            free -= row.reserved
+            admitted.append(row)
+        return admitted
+
+    def _note_peak(self) -> None:
+        rows = self._awake().rows
+        self._peak_running = max(self._peak_running, len(rows))
+        self._peak_kv_tokens = max(self._peak_kv_tokens, sum(row.context.length for row in rows))
+
+    def _completion(self, row: _Row, reason: FinishReason) -> Completion:
+        return Completion(
+            id=row.id,
+            tokens=row.tokens,
+            logprobs=row.logprobs,
+            finish=reason,
+            computed=len(row.request.prompt) if row.tokens else 0,
+            cached=0,
+            submitted=row.submitted,
+            first_token=row.first_token,
+            last_token=self.now(),
+            weights_version=row.weights_version,
+        )
+
+
+def _limits(kv_bytes: int | None, token_bytes: int, sequences: int, length: int, device: torch.device) -> Limits:
+    if sequences < 1:
+        raise UsageError(f"max_sequences {sequences} is not positive")
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    if kv_bytes is None:
+        kv_bytes = min(int(_FREE_MEMORY_SHARE * free), sequences * pages_of(length) * PAGE_TOKENS * token_bytes)
+    elif kv_bytes > free:
+        raise MemoryLimitError(f"{kv_bytes} bytes of KV memory do not fit the {free} that are free")
+    pages = kv_bytes // (token_bytes * PAGE_TOKENS)
+    if pages < 1:
+        raise MemoryLimitError(f"{kv_bytes} bytes of KV memory hold no page of {token_bytes * PAGE_TOKENS} bytes")
+    return Limits(kv_tokens=pages * PAGE_TOKENS, max_sequences=sequences, max_length=length)
+
+
+def _passes(rows: Sequence[_Row]) -> list[list[_Row]]:
+    """Splits rows into prefill passes of about `_PREFILL_TOKENS`, prompts of equal length next to each other."""
+    passes: list[list[_Row]] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: len(row.request.prompt)):
+        length = len(row.request.prompt)
+        if length > room:
+            passes.append([])
+            room = _PREFILL_TOKENS
+        passes[-1].append(row)
+        room -= length
+    return passes
+
+
+def _synthetic(seed: int, length: int) -> _Row:
+    """A row that never ends, for measuring."""
+    return _Row(seed, Request([0] * length, max_tokens=2**62, ignore_eos=True, seed=seed), frozenset(), 0.0)
