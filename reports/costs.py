@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from reports.curves import METHODS, Setting, Variant, paired_ratio, points
+from reports.curves import METHODS, Setting, Variant, grouped, paired_ratio, points
 
 if TYPE_CHECKING:
     from scaling.laws import Job
@@ -33,7 +34,7 @@ MISSING = Cost(math.nan, math.nan, math.nan, "missing")
 
 
 def phase_costs(setting: Setting) -> pd.DataFrame:
-    """Measured means: variant, phase, method, tokens, mean, low, high, n; full rows where there are any, else profiled."""
+    """Measured means: variant, phase, method, tokens, mean, low, high, n; full rows before profiled ones."""
     table = points(setting.timed, "device_seconds_per_trace")
     table = table.sort_values(["method", "tokens"], key=lambda c: c.map(METHODS.index) if c.name == "method" else c)
     return table.drop_duplicates(["variant", "phase", "tokens"]).sort_values("tokens").reset_index(drop=True)
@@ -41,9 +42,7 @@ def phase_costs(setting: Setting) -> pd.DataFrame:
 
 def cost_at(setting: Setting, variant: Variant, phase: str, tokens: int, measured: pd.DataFrame) -> Cost:
     """The cost of one phase at one length; `measured` is `phase_costs(setting)`."""
-    here = measured[
-        (measured["variant"] == variant) & (measured["phase"] == phase) & (measured["tokens"] == tokens)
-    ]
+    here = measured[(measured["variant"] == variant) & (measured["phase"] == phase) & (measured["tokens"] == tokens)]
     if len(here):
         row = here.iloc[0]
         return Cost(float(row["mean"]), float(row["low"]), float(row["high"]), row["method"])
@@ -66,19 +65,22 @@ def add(costs: Iterable[Cost]) -> Cost:
 
 
 def months_frame(setting: Setting, job: Job) -> pd.DataFrame:
-    """The job by environment and length: variant, tokens, basis, hours and months, each with low and high."""
+    """The job by phases (the first alone, then all together), length and environment.
+
+    phases, tokens, variant, basis, device_seconds_per_trace, and hours and months of one device with low and high.
+    """
     measured = phase_costs(setting)
     lengths = sorted({*map(int, measured["tokens"]), *ASKED})
+    sums = [setting.phases[:1], setting.phases] if len(setting.phases) > 1 else [setting.phases]
     records = []
-    for variant in setting.variants:
-        for tokens in lengths:
-            total = add(cost_at(setting, variant, phase, tokens, measured) for phase in setting.phases)
-            record: dict[str, object] = {"variant": variant, "tokens": tokens, "basis": total.basis}
-            record["device_seconds_per_trace"] = total.seconds
-            for unit, convert in (("hours", job.gpu_hours), ("months", job.months)):
-                record |= {unit: convert(total.seconds), f"{unit}_low": convert(total.low)}
-                record |= {f"{unit}_high": convert(total.high)}
-            records.append(record)
+    for phases, tokens, variant in itertools.product(sums, lengths, setting.variants):
+        total = add(cost_at(setting, variant, phase, tokens, measured) for phase in phases)
+        record: dict[str, object] = {"phases": "+".join(phases), "tokens": tokens, "variant": variant}
+        record |= {"basis": total.basis, "device_seconds_per_trace": total.seconds}
+        for unit, convert in (("hours", job.gpu_hours), ("months", job.months)):
+            record |= {unit: convert(total.seconds), f"{unit}_low": convert(total.low)}
+            record |= {f"{unit}_high": convert(total.high)}
+        records.append(record)
     return pd.DataFrame(records)
 
 
@@ -90,7 +92,7 @@ def agreement(setting: Setting) -> pd.DataFrame:
     """
     rows = setting.timed[setting.timed["phase"] == "rollout"]
     records = []
-    for (variant, tokens), both in rows.sort_values("tokens").groupby(["variant", "tokens"], sort=False):
+    for (variant, tokens), both in grouped(rows.sort_values("tokens"), ["variant", "tokens"]):
         full, profile = (both[both["method"] == method] for method in METHODS)
         paired = paired_ratio(profile, full, "device_seconds_per_trace")
         if paired is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,16 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def each_row(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows as named tuples; their fields have whatever type the column has."""
+    yield from frame.itertuples(index=False)
+
+
+def grouped(frame: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Groups in order of appearance, with keys of whatever type the columns have."""
+    yield from frame.groupby(by, sort=False)
+
+
 def usable(rows: pd.DataFrame, metric: str, valid: str) -> pd.DataFrame:
     """Rows that finished, whose `metric` is present and not marked invalid."""
     return rows[(rows["status"] == "ok") & rows[metric].notna() & rows[valid].fillna(False).astype(bool)]
@@ -101,8 +111,8 @@ def usable(rows: pd.DataFrame, metric: str, valid: str) -> pd.DataFrame:
 def settings(frame: pd.DataFrame, fits: Sequence[Fit]) -> list[Setting]:
     """Splits rows (columns of `Row`, and `run`) by setting, the largest first."""
     frame = frame.reset_index(drop=True)
-    keys = [tuple(plain(value) for value in key) for key in frame[list(VARIANT)].itertuples(index=False)]
-    looks = _looks(keys)
+    keys = [tuple(plain(value) for value in key) for key in each_row(frame[list(VARIANT)])]
+    looks: dict[Any, Any] = {**_looks(keys)}
     frame = frame.assign(variant=[looks[key] for key in keys], tokens=frame["mean_thinking_tokens"].astype(int))
     groups = [
         ({name: plain(value) for name, value in zip(SETTING, key, strict=True)}, rows)
@@ -110,10 +120,11 @@ def settings(frame: pd.DataFrame, fits: Sequence[Fit]) -> list[Setting]:
     ]
     groups.sort(key=lambda group: -len(group[1]))
     differ = {name for name in SETTING if len({group[0][name] for group in groups}) > 1}
-    found = []
+    found: list[Setting] = []
     for values, rows in groups:
         label = _describe(values, differ)
-        slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") if len(groups) > 1 else ""
+        apart = "-".join(str(values[name]) for name in SETTING if name in differ)
+        slug = re.sub(r"[^a-z0-9]+", "-", apart.lower()).strip("-")
         if slug and any(other.slug == slug for other in found):
             slug += f"-{len(found) + 1}"
         mine = [fit for fit in fits if all(plain(fit.curve[n]) == v for n, v in values.items() if n in fit.curve)]
@@ -147,7 +158,8 @@ def paired_ratio(above: pd.DataFrame, below: pd.DataFrame, metric: str) -> tuple
 
 def _ordered(variants: pd.Series[Any]) -> list[Variant]:
     """LongCoT first, then by parameters."""
-    return sorted(dict.fromkeys(variants), key=lambda v: (not v.is_longcot, [str(k).rjust(12) for k in v.key]))
+    distinct: list[Any] = list(dict.fromkeys(variants))
+    return sorted(distinct, key=lambda v: (not v.is_longcot, [str(k).rjust(12) for k in v.key]))
 
 
 def _looks(keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Variant]:

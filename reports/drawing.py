@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -29,10 +30,10 @@ THEME = {  # role: (light, dark); colours after Okabe and Ito, deepened or lifte
 """The page and its pictures share these colours. They are distinct, so a light drawing can be recoloured by value."""
 
 LIGHT = {role: light for role, (light, _) in THEME.items()}
-_DARK = {light: dark for light, dark in THEME.values()}
+_DARK = dict(THEME.values())
 _VARIABLE = {light: f"var(--{role})" for role, (light, _) in THEME.items()}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "scaling",
     "font.family": "DejaVu Sans",  # ships with matplotlib, and is wide: a narrower font never overflows its place
@@ -107,7 +108,7 @@ class Sheet:
 
 
 @contextmanager
-def sheet(width: float = 5.4, height: float = 3.7) -> Iterator[Sheet]:
+def sheet(width: float = 4.9, height: float = 3.5) -> Iterator[Sheet]:
     """A picture of `width` × `height` inches in the house style, apart from any global matplotlib state."""
     with matplotlib.rc_context(_STYLE):
         yield Sheet(Figure(figsize=(width, height), layout="constrained"))
@@ -121,9 +122,9 @@ def short(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
-def token_axis(axes: Axes, lengths: Sequence[int], log: bool = True) -> None:
+def token_axis(axes: Axes, lengths: Iterable[int], log: bool = True) -> None:
     """Labels the x axis in thinking tokens: at measured lengths where logarithmic, at round steps where linear."""
-    lengths = sorted(set(lengths))
+    lengths = sorted({int(length) for length in lengths})
     top = lengths[-1]
     if log:
         axes.set_xscale("log", base=2)
@@ -149,7 +150,7 @@ def value_axis(axes: Axes, label: str, log: bool = True) -> None:
     if log:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        if high / low < 100:  # within two decades powers of ten alone leave an axis nearly bare
+        if high / low < 1000:  # powers of ten alone would leave the axis nearly bare
             marks = [m * 10.0**e for e in range(-12, 18) for m in (1, 2, 5)]
             axes.yaxis.set_major_locator(FixedLocator(marks))
             axes.set_ylim(low, high)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from reports.curves import Setting, Variant, paired_ratio, points, usable
+from reports.curves import Setting, Variant, grouped, paired_ratio, points, usable
 from reports.drawing import LIGHT, Drawing, Sheet, label_ends, sheet, short, token_axis, value_axis
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 MARKS = "Filled marks are sampled to the end (full), open marks are integrated from timed steps (profile)."
 PHASE_NAMES = {"rollout": "rollout", "logprob": "log-probabilities", "update": "update", "sync": "weight transfer"}
+_PHASE_COLUMNS = ("variant", "phase", "tokens", "mean")
+_SHADES = (1.0, 0.6, 0.28)
 _REACH = 1.5  # laws are drawn this far beyond their largest measured length
 
 
@@ -30,9 +34,9 @@ def cost(setting: Setting, phase: str, log: bool = True) -> Drawing | None:
         for variant in setting.variants:
             laws = setting.laws(variant, phase)
             for fit in laws:
-                ends[variant] = _law(page, variant, fit, extend=fit is laws[-1])
+                ends[variant] = _law(page, variant, fit, extend=log and fit is laws[-1])
         _marks(page, table)
-        for variant, line in table.groupby("variant", sort=False):
+        for variant, line in grouped(table, "variant"):
             last = line.iloc[-1]
             if variant not in ends or ends[variant][0] < last["tokens"]:
                 ends[variant] = (last["tokens"], last["mean"])
@@ -41,14 +45,17 @@ def cost(setting: Setting, phase: str, log: bool = True) -> Drawing | None:
         _method_key(page, table)
         label_ends(page, [(x, y, v.label, LIGHT[v.role]) for v, (x, y) in ends.items()])
         axes = "Both axes are logarithmic: a straight line of slope 1 is a cost proportional to length."
+        beyond = ", dashed beyond what was measured" if log else ""
         caption = (
             f"Device-seconds per trace of the {PHASE_NAMES[phase]} phase by thinking length. {_sample(table)} "
-            "Lines are fitted laws, solid where measured and dashed beyond; shades are their 95 % intervals. "
+            f"Lines are fitted laws{beyond}; shades are their 95 % intervals. "
             + (axes if log else "Both axes are linear, which shows the bend.")
         )
         kind = "log" if log else "linear"
         title = f"Cost of {PHASE_NAMES[phase]}, {'logarithmic' if log else 'linear'} axes"
-        return page.drawing(_name(setting, f"cost-{phase}-{kind}"), title, caption, _data(table, "device_seconds_per_trace"))
+        return page.drawing(
+            _name(setting, f"cost-{phase}-{kind}"), title, caption, _data(table, "device_seconds_per_trace")
+        )
 
 
 def ratio(setting: Setting, phase: str) -> Drawing | None:
@@ -59,18 +66,17 @@ def ratio(setting: Setting, phase: str) -> Drawing | None:
     with sheet() as page:
         page.axes.axhline(1, color=LIGHT["muted"], linewidth=1)
         ends = []
-        for (variant, method), line in table.groupby(["variant", "method"], sort=False):
+        order = table.sort_values(["method", "tokens"], ascending=[False, True])
+        for (variant, method), line in grouped(order, ["variant", "method"]):
             colour = LIGHT[variant.role]
             spread = line.dropna(subset=["low", "high"])
             page.axes.vlines(spread["tokens"], spread["low"], spread["high"], color=colour, linewidth=1.2)
-            page.axes.plot(
-                line["tokens"], line["ratio"], variant.dash, color=colour, marker=variant.marker, markersize=6,
-                markerfacecolor=colour if method == "full" else LIGHT["paper"],
-            )  # fmt: skip
+            page.axes.plot(line["tokens"], line["ratio"], linestyle=variant.dash, **_mark(variant, method))
             ends.append((line["tokens"].iloc[-1], line["ratio"].iloc[-1], f"vs {variant.label}", colour, variant))
         farthest = {end[4]: end for end in sorted(ends, key=lambda end: end[0])}
         token_axis(page.axes, table["tokens"])
-        value_axis(page.axes, "LongCoT ÷ Delethink cost" if _only_delethink(table) else "LongCoT ÷ other cost", log=False)
+        other = "Delethink" if {v.key[0] for v in table["variant"]} == {"delethink"} else "other"
+        value_axis(page.axes, f"LongCoT ÷ {other} cost", log=False)
         page.axes.set_ylim(bottom=0)
         _method_key(page, table)
         label_ends(page, [end[:4] for end in farthest.values()])
@@ -89,7 +95,7 @@ def ratios(setting: Setting, phase: str) -> pd.DataFrame:
     rows = setting.timed[setting.timed["phase"] == phase]
     whole = rows[[v.is_longcot for v in rows["variant"]]]
     found = []
-    for (variant, method, tokens), below in rows.groupby(["variant", "method", "tokens"], sort=False):
+    for (variant, method, tokens), below in grouped(rows, ["variant", "method", "tokens"]):
         above = whole[(whole["method"] == method) & (whole["tokens"] == tokens)]
         paired = None if variant.is_longcot else paired_ratio(above, below, "device_seconds_per_trace")
         if paired:
@@ -130,28 +136,27 @@ def phases(setting: Setting, table: pd.DataFrame) -> Drawing | None:
     `table`: variant, phase, tokens, mean; one row each.
     """
     names = [phase for phase in setting.phases if phase in set(table["phase"])]
-    wide = table.pivot_table(index=["tokens", "variant"], columns="phase", values="mean", sort=False).dropna()
-    variants = [v for v in setting.variants if v in wide.index.get_level_values("variant")]
-    counts = wide.groupby("tokens").size() if len(wide) else pd.Series(dtype=int)
-    if len(names) < 2 or counts.empty:
+    seconds = {(v, p, n): float(mean) for v, p, n, mean in zip(*(table[c] for c in _PHASE_COLUMNS), strict=True)}
+    complete = {
+        tokens: [v for v in setting.variants if all((v, phase, tokens) in seconds for phase in names)]
+        for tokens in sorted(set(table["tokens"]))
+    }
+    most = max(map(len, complete.values()), default=0)
+    if len(names) < 2 or most == 0:
         return None
-    tokens = int(max(counts[counts == counts.max()].index))
-    shown = [v for v in variants if (tokens, v) in wide.index]
-    with sheet(5.4, 1.3 + 0.62 * len(shown)) as page:
-        peak = max(wide.loc[(tokens, v), names].sum() for v in shown)
+    tokens = max(tokens for tokens, variants in complete.items() if len(variants) == most)
+    shown = complete[tokens]
+    with sheet(4.9, 1.4 + 0.6 * len(shown)) as page:
+        peak = max(sum(seconds[v, phase, tokens] for phase in names) for v in shown)
         for row, variant in enumerate(shown):
             left = 0.0
             for i, phase in enumerate(names):
-                seconds = float(wide.loc[(tokens, variant), phase])
+                width = seconds[variant, phase, tokens]
                 page.axes.barh(
-                    row, seconds, left=left, height=0.55, color=LIGHT[variant.role], alpha=(1.0, 0.62, 0.3)[i % 3],
+                    row, width, left=left, height=0.55, color=LIGHT[variant.role], alpha=_SHADES[i],
                     edgecolor=LIGHT["paper"], linewidth=1,
                 )  # fmt: skip
-                if seconds > 0.16 * peak:
-                    inside = LIGHT["paper"] if i == 0 else LIGHT["ink"]
-                    page.axes.text(left + seconds / 2, row, PHASE_NAMES[phase].replace("-", "-\n"), color=inside,
-                                   ha="center", va="center", fontsize=9)  # fmt: skip
-                left += seconds
+                left += width
             page.axes.text(left, row, f" {left:,.3g}", va="center", color=LIGHT["ink"])
         page.axes.set_yticks(range(len(shown)), [v.label for v in shown])
         for tick, variant in zip(page.axes.get_yticklabels(), shown, strict=True):
@@ -163,10 +168,13 @@ def phases(setting: Setting, table: pd.DataFrame) -> Drawing | None:
         page.axes.set_xlim(0, peak * 1.14)
         page.axes.set_xlabel(f"device-seconds per trace at {short(tokens)} thinking tokens")
         page.axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        order = ", ".join(PHASE_NAMES[name] for name in names)
+        shades = [
+            Patch(facecolor=LIGHT["muted"], alpha=_SHADES[i], label=PHASE_NAMES[name]) for i, name in enumerate(names)
+        ]
+        _key(page, shades)
         caption = (
             f"Device-seconds per trace by phase at {short(tokens)} thinking tokens, the largest length at which all "
-            f"of these phases were measured; darkest to lightest: {order}. Means of the repeats."
+            "of these phases were measured. Means of the repeats."
         )
         data = table[table["tokens"] == tokens].assign(environment=lambda t: [v.label for v in t["variant"]])
         data = data.rename(columns={"mean": "device_seconds_per_trace"})
@@ -185,25 +193,25 @@ def curvature(setting: Setting) -> Drawing | None:
     ]
     if not fits:
         return None
-    with sheet(5.4, 1.1 + 0.36 * len(fits)) as page:
+    with sheet(4.9, 0.8 + 0.46 * len(fits)) as page:
         page.axes.axvline(0, color=LIGHT["muted"], linewidth=1)
         labels = []
         for row, (variant, fit) in enumerate(fits):
-            share, band, colour = fit.curvature_share, fit.curvature_interval, LIGHT[variant.role]
-            page.axes.hlines(row, 100 * band.low, 100 * band.high, color=colour, linewidth=1.8)
-            filled = colour if fit.curve["method"] == "full" else LIGHT["paper"]
-            page.axes.plot(100 * share, row, variant.marker, color=colour, markerfacecolor=filled, markersize=7)
-            labels.append(f"{variant.label}, {PHASE_NAMES[str(fit.curve['phase'])]}, to {short(fit.largest)}")
+            share, band = fit.curvature_share, fit.curvature_interval
+            page.axes.hlines(row, 100 * band.low, 100 * band.high, color=LIGHT[variant.role], linewidth=1.8)
+            page.axes.plot(100 * share, row, **_mark(variant, str(fit.curve["method"])))
+            labels.append(f"{variant.label}\n{PHASE_NAMES[str(fit.curve['phase'])]} to {short(fit.largest)}")
         page.axes.set_yticks(range(len(fits)), labels)
         for tick, (variant, _) in zip(page.axes.get_yticklabels(), fits, strict=True):
             tick.set_color(LIGHT[variant.role])
+            tick.set_fontsize(9)
         page.axes.tick_params(axis="y", length=0)
         page.axes.set_ylim(len(fits) - 0.5, -0.5)
         page.axes.grid(visible=False, axis="y")
-        page.axes.set_xlabel("share of cost at the largest length due to cL² (%)")
+        page.axes.set_xlabel("curvature share at the largest length (%)")
         caption = (
             "Curvature share cL²/T(L) at each curve's largest measured length, from the quadratic law, with its 95 % "
-            f"interval: above zero, cost bends upward; an interval that contains zero is consistent with a line. {MARKS}"
+            f"interval: above zero, cost bends upward; one that contains zero is consistent with a line. {MARKS}"
         )
         data = pd.DataFrame(
             [
@@ -213,7 +221,7 @@ def curvature(setting: Setting) -> Drawing | None:
             ],
             columns=["environment", "phase", "method", "tokens", "curvature_share", "low", "high"],
         )
-        return page.drawing(_name(setting, "curvature"), "Does it bend?", caption, data)
+        return page.drawing(_name(setting, "curvature"), "Curvature", caption, data)
 
 
 def _law(page: Sheet, variant: Variant, fit: Fit, extend: bool) -> tuple[float, float]:
@@ -237,14 +245,21 @@ def _law(page: Sheet, variant: Variant, fit: Fit, extend: bool) -> tuple[float, 
 
 
 def _marks(page: Sheet, table: pd.DataFrame, joined: bool = False) -> None:
-    """Means as marks, filled for full and open for profile, with the range of the repeats."""
-    for (variant, method), line in table.groupby(["variant", "method"], sort=False):
+    """Means as marks, with the range of the repeats."""
+    order = table.sort_values(["method", "tokens"], ascending=[False, True])
+    for (variant, method), line in grouped(order, ["variant", "method"]):
         colour = LIGHT[variant.role]
         page.axes.vlines(line["tokens"], line["low"], line["high"], color=colour, linewidth=1.2)
-        page.axes.plot(
-            line["tokens"], line["mean"], variant.dash if joined else "", color=colour, marker=variant.marker,
-            markersize=5.5, markerfacecolor=colour if method == "full" else LIGHT["paper"], markeredgewidth=1.4,
-        )  # fmt: skip
+        dash = variant.dash if joined else "none"
+        page.axes.plot(line["tokens"], line["mean"], linestyle=dash, **_mark(variant, method))
+
+
+def _mark(variant: Variant, method: str) -> dict[str, Any]:
+    """Full is filled; profile is open and larger, so that it stays visible around a full mark."""
+    colour = LIGHT[variant.role]
+    looks = {"markersize": 4.5, "markerfacecolor": colour} if method == "full" else {"markersize": 7.5}
+    looks = {"markerfacecolor": LIGHT["paper"], "markeredgewidth": 1.3, "marker": variant.marker, **looks}
+    return {"color": colour, "clip_on": False, "zorder": 3, **looks}
 
 
 def _by_length(
@@ -256,8 +271,7 @@ def _by_length(
     with sheet() as page:
         _marks(page, table, joined=True)
         ends = {
-            variant: (line["tokens"].iloc[-1], line["mean"].iloc[-1])
-            for variant, line in table.groupby("variant", sort=False)
+            variant: (line["tokens"].iloc[-1], line["mean"].iloc[-1]) for variant, line in grouped(table, "variant")
         }
         token_axis(page.axes, table["tokens"])
         value_axis(page.axes, axis)
@@ -289,8 +303,13 @@ def _method_key(page: Sheet, table: pd.DataFrame) -> None:
         Line2D([], [], linestyle="", marker="o", color=LIGHT["muted"], markerfacecolor=fill, label=label)
         for label, fill in (("full", LIGHT["muted"]), ("profile", LIGHT["paper"]))
     ]
-    page.figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, handletextpad=0.2,
-                       columnspacing=1.2, borderpad=0, labelcolor=LIGHT["muted"])  # fmt: skip
+    _key(page, handles)
+
+
+def _key(page: Sheet, handles: Sequence[Artist]) -> None:
+    """One line above the axes."""
+    page.figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=1,
+                       handletextpad=0.5, columnspacing=1.4, borderpad=0, labelcolor=LIGHT["muted"])  # fmt: skip
 
 
 def _sample(table: pd.DataFrame) -> str:
@@ -314,11 +333,5 @@ def _data(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return named.drop(columns="variant")[["environment", *(c for c in named if c not in {"environment", "variant"})]]
 
 
-def _only_delethink(table: pd.DataFrame) -> bool:
-    return {v.key[0] for v in table["variant"]} == {"delethink"}
-
-
 def _name(setting: Setting, stem: str) -> str:
     return f"{stem}-{setting.slug}" if setting.slug else stem
-
-

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from reports.costs import months_frame
-from reports.curves import Setting
+from reports.curves import Setting, each_row, grouped
 from reports.drawing import short
 from reports.figures import PHASE_NAMES, ratios
 from reports.tables import number, percent, span
@@ -28,7 +28,7 @@ def headline(setting: Setting, job: Job) -> Headline:
     """What one setting's rows say; a setting without usable rows says so."""
     said = Headline(numbers={"setting": setting.label})
     if not setting.phases:
-        said.sentences.append("No repeat finished with usable times, so there is nothing to compare; see validity below.")
+        said.sentences.append("No repeat finished with usable times, so there is nothing to compare; see validity.")
         return said
     phase = setting.phases[0]
     _cost(setting, phase, said)
@@ -43,7 +43,7 @@ def _cost(setting: Setting, phase: str, said: Headline) -> None:
     timed = setting.timed[setting.timed["phase"] == phase]
     if table.empty:
         tokens = int(timed["tokens"].max())
-        for variant, rows in timed[timed["tokens"] == tokens].groupby("variant", sort=False):
+        for variant, rows in grouped(timed[timed["tokens"] == tokens], "variant"):
             mean = float(rows["device_seconds_per_trace"].mean())
             said.sentences.append(
                 f"At {short(tokens)} thinking tokens {variant.label} costs {number(mean)} device-seconds a trace "
@@ -52,16 +52,16 @@ def _cost(setting: Setting, phase: str, said: Headline) -> None:
         return
     said.numbers["ratios"] = []
     largest = table.sort_values(["tokens", "method"]).drop_duplicates("variant", keep="last")
-    for row in largest.itertuples():
+    for row in each_row(largest):
         here = timed[(timed["tokens"] == row.tokens) & (timed["method"] == row.method)]
         mean = here.groupby("variant", sort=False)["device_seconds_per_trace"].mean()
         longcot = float(next(mean[v] for v in mean.index if v.is_longcot))
         other = float(mean[row.variant])
-        band = f", 95 % interval {span(row.low, row.high)}" if math.isfinite(row.low) else ""
+        band = f", 95 % interval of the ratio {span(row.low, row.high)}" if math.isfinite(row.low) else ""
         said.sentences.append(
-            f"At {short(row.tokens)} thinking tokens LongCoT costs {number(longcot)} device-seconds a trace, "
-            f"{row.variant.label} {number(other)}: {number(row.ratio)} times as much{band} "
-            f"({PHASE_NAMES[phase]}, {row.method}, {row.n} {'pair' if row.n == 1 else 'pairs'})."
+            f"At {short(row.tokens)} thinking tokens LongCoT costs {number(row.ratio)} times what {row.variant.label} "
+            f"costs: {number(longcot)} against {number(other)} device-seconds a trace "
+            f"({PHASE_NAMES[phase]}, {row.method}{band}, {row.n} {'pair' if row.n == 1 else 'pairs'})."
         )
         said.numbers["ratios"].append(
             {
@@ -85,8 +85,10 @@ def _bend(setting: Setting, phase: str, said: Headline) -> None:
     for variant in setting.variants:
         laws = setting.laws(variant, phase)
         full = [fit for fit in laws if fit.curve["method"] == "full"]
-        fit = (full or laws or [None])[-1]
-        if fit is None or not math.isfinite(fit.curvature_share):
+        if not laws:
+            continue
+        fit = (full or laws)[-1]
+        if not math.isfinite(fit.curvature_share):
             continue
         band = fit.curvature_interval
         said.sentences.append(
@@ -116,32 +118,31 @@ def _verdict(fit: Fit) -> str:
     if not (math.isfinite(band.low) and math.isfinite(band.high)):
         return "but the rows cannot tell how certain that is"
     if band.low > 0:
-        return "clearly above zero: it bends upward"
+        return "above zero: it bends upward"
     return "consistent with a straight line" if band.high >= 0 else "below zero: it bends downward"
 
 
 def _job(setting: Setting, job: Job, said: Headline) -> None:
+    """At the largest length where most environments were measured: for the first phase, and for all together."""
     table = months_frame(setting, job)
     measured = table[table["basis"].isin(["full", "profile"])]
-    if measured.empty:
-        return
-    counts = measured.groupby("tokens").size()
-    tokens = int(max(counts[counts == counts.max()].index))
-    here = measured[measured["tokens"] == tokens]
-    each = [f"{row.variant.label} {number(row.months)}" for row in here.itertuples()]
-    phases = " + ".join(PHASE_NAMES[phase] for phase in setting.phases)
-    said.sentences.append(
-        f"{job.steps:,} steps × {job.prompts} prompts × {job.samples} traces at {short(tokens)} would take this device, "
-        f"in months of 730 hours: {', '.join(each)} ({phases} only)."
-    )
-    said.numbers["device_months"] = {
-        "thinking_tokens": tokens,
-        "phases": setting.phases,
-        "steps": job.steps,
-        "prompts": job.prompts,
-        "samples": job.samples,
-        **{row.variant.label: float(row.months) for row in here.itertuples()},
-    }
+    parts = []
+    said.numbers["device_months"] = []
+    for phases, rows in grouped(measured, "phases"):
+        counts = rows.groupby("tokens").size()
+        tokens = int(max(counts[counts == counts.max()].index))
+        months = {row.variant.label: float(row.months) for row in each_row(rows[rows["tokens"] == tokens])}
+        names = [PHASE_NAMES[phase] for phase in str(phases).split("+")]
+        each = ", ".join(f"{label} {number(value)}" for label, value in months.items())
+        parts.append(f"{each} ({' + '.join(names)} at {short(tokens)})")
+        said.numbers["device_months"].append(
+            {"phases": phases, "thinking_tokens": tokens, "job": asdict(job), "months": months}
+        )
+    if parts:
+        said.sentences.append(
+            f"In months of this device, {job.steps:,} steps × {job.prompts} prompts × {job.samples} traces would take: "
+            f"{'; '.join(parts)}."
+        )
 
 
 def _crossing(setting: Setting, phase: str, said: Headline) -> None:

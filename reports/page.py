@@ -75,9 +75,7 @@ class Report:
 
 def build(frame: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]], fits: Sequence[Fit], job: Job) -> Report:
     """A report of rows (columns of `Row`, and `run`), their runs' manifests and their fitted laws."""
-    chapters = [
-        Chapter(setting, headline(setting, job), _sections(setting, job)) for setting in settings(frame, fits)
-    ]
+    chapters = [Chapter(setting, headline(setting, job), _sections(setting, job)) for setting in settings(frame, fits)]
     return Report(chapters, frame, manifests)
 
 
@@ -113,7 +111,7 @@ def to_html(report: Report) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"data_uri": _data_uri, "safe_svg": Markup, "code": _code}
+    environment.filters |= {"data_uri": _data_uri, "safe_svg": Markup, "code": _code, "numeric": _numeric}
     return environment.get_template("page.html.j2").render(
         report=report,
         theme=THEME,
@@ -137,15 +135,15 @@ def to_markdown(report: Report) -> str:
                 lines += [f'<picture>{source}<img alt="{drawing.title}" src="{light}"></picture>', ""]
                 lines += [f"**{drawing.title}.** {_escape(drawing.caption)}", ""]
             for table in section.tables:
-                cells = table.shown.map(lambda cell: _escape(str(cell)))
+                cells = [[_escape(cell) for cell in row] for row in table.shown.to_numpy().tolist()]
                 lines += [f"**{table.title}**", ""]
-                if len(cells):
-                    lines += [tabulate(cells, headers="keys", tablefmt="github", showindex=False, disable_numparse=True), ""]
+                if cells:
+                    lines += [_grid(list(table.shown.columns), cells), ""]
                 lines += [_escape(table.caption), ""]
     lines += ["## Fingerprint", ""]
     for name, manifest in report.manifests.items():
         facts = [(_escape(key), _escape(value)) for key, value in _facts(manifest)]
-        lines += [f"### {_escape(name)}", "", tabulate(facts, headers=("", "value"), tablefmt="github", disable_numparse=True), ""]
+        lines += [f"### {_escape(name)}", "", _grid(["", "value"], facts), ""]
     return "\n".join(lines)
 
 
@@ -167,11 +165,11 @@ def _sections(setting: Setting, job: Job) -> list[Section]:
             "Cost by thinking length",
             [figures.cost(setting, main), figures.cost(setting, main, log=False), tables.costs(setting)],
         )
-        compared = [tables.ratio(setting, phase) for phase in setting.phases]
+        compared = tables.ratio(setting)
         section(
             "ratio",
-            "LongCoT against chunked thinking",
-            [figures.ratio(setting, main), *(table for table in compared if len(table.data))],
+            "Ratio and bend",
+            [figures.ratio(setting, main), figures.curvature(setting), compared if len(compared.data) else None],
         )
         law_table = tables.laws(setting)
         warnings = [
@@ -181,7 +179,7 @@ def _sections(setting: Setting, job: Job) -> list[Section]:
             for fit in setting.laws(variant, phase)
             for warning in fit.warnings
         ]
-        section("laws", "Laws", [figures.curvature(setting), law_table if len(law_table.data) else None], warnings)
+        section("laws", "Laws", [law_table if len(law_table.data) else None], warnings)
         section("months", "Months of the job", [tables.months(setting, job)])
         others = [figures.cost(setting, phase) for phase in setting.phases[1:]]
         section(
@@ -189,8 +187,11 @@ def _sections(setting: Setting, job: Job) -> list[Section]:
             "Cost by phase",
             [figures.phases(setting, phase_costs(setting)), *others, tables.by_phase(setting)],
         )
-        section("throughput", "Throughput", [figures.throughput(setting)])
-        section("memory", "Memory", [figures.kv_memory(setting), figures.peak_memory(setting)])
+        section(
+            "speed",
+            "Throughput and memory",
+            [figures.throughput(setting), figures.kv_memory(setting), figures.peak_memory(setting)],
+        )
         methods = tables.agreements(setting)
         section("agreement", "Full against profile", [methods if len(methods.data) else None])
     section("validity", "Validity", [tables.failures(setting)])
@@ -212,8 +213,17 @@ def _facts(value: object, name: str = "") -> list[tuple[str, str]]:
     return [(name, "–" if value is None else str(value))]
 
 
+def _grid(headings: list[str], cells: Sequence[Sequence[str]]) -> str:
+    return tabulate(cells, headers=headings, tablefmt="github", disable_numparse=True)
+
+
 def _data_uri(content: str, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content.encode()).decode()}"
+
+
+def _numeric(shown: pd.DataFrame) -> list[bool]:
+    """Which columns hold numbers and are set flush right."""
+    return [bool(shown[name].str.fullmatch(r"[−\d.,]+[kM]?|[−∞–]").all()) for name in shown]
 
 
 def _escape(text: str) -> str:

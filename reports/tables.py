@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from reports.costs import agreement, months_frame, phase_costs
-from reports.curves import PHASES, Setting, plain
+from reports.curves import PHASES, Setting, each_row, grouped, plain
 from reports.drawing import short
 from reports.figures import PHASE_NAMES, ratios
 
@@ -32,18 +32,22 @@ class Table:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, thousands grouped, no powers of ten short of a billion: 4,730 · 0.0821 · –."""
+    """Three significant digits, thousands grouped, powers of ten where short: 4,730 · 0.0821 · 2.20×10⁻⁷ · –."""
     if value is None or math.isnan(value):
         return NONE
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value == 0:
         return "0"
-    if not 1e-6 <= abs(value) < 1e9:
-        return f"{value:.{digits - 1}e}".replace("-", "−")
-    places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{rounded:,.{places}f}".replace("-", "−")
+    if not 1e-4 <= abs(value) < 1e9:
+        mantissa, power = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}×10{_superscript(power)}".replace("-", "−")
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(places, 0)}f}".replace("-", "−")
+
+
+def _superscript(power: str) -> str:
+    return str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def span(low: float, high: float, show: Callable[[float], str] = number) -> str:
@@ -54,9 +58,8 @@ def span(low: float, high: float, show: Callable[[float], str] = number) -> str:
 
 
 def percent(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return NONE
-    return f"{100 * value:.3g} %".replace("-", "−") if math.isfinite(value) else number(value)
+    shown = number(None if value is None else 100 * value)
+    return shown if shown == NONE else f"{shown} %"
 
 
 def size(count: float | None) -> str:
@@ -133,7 +136,9 @@ def by_phase(setting: Setting) -> Table:
     caption = f"Mean device-seconds per trace. Measured phases: {total}. Full rows where there are any, else profiled."
     sync = setting.rows[(setting.rows["phase"] == "sync") & (setting.rows["status"] == "ok")]["wall_seconds"].dropna()
     if len(sync):
-        caption += f" A weight transfer takes {number(float(sync.mean()))} s a step (n = {len(sync)}), whatever is thought."
+        caption += (
+            f" A weight transfer takes {number(float(sync.mean()))} s a step (n = {len(sync)}), whatever is thought."
+        )
     renamed = wide.rename(columns={name: f"{name}_device_seconds_per_trace" for name in (*names, "total")})
     return Table("phases", "Cost by phase", caption, _csv(renamed), shown)
 
@@ -141,59 +146,47 @@ def by_phase(setting: Setting) -> Table:
 def months(setting: Setting, job: Job) -> Table:
     """What the stated job takes, measured or predicted, at measured lengths and beyond."""
     data = months_frame(setting, job)
-    shown = pd.DataFrame(
-        {
-            "environment": _labels(data),
-            "thinking tokens": data["tokens"].map(short),
-            "device-hours": [_estimate(r.hours, r.hours_low, r.hours_high, r.basis) for r in data.itertuples()],
-            "device-months": [_estimate(r.months, r.months_low, r.months_high, r.basis) for r in data.itertuples()],
-            "interval, months": [span(r.months_low, r.months_high) for r in data.itertuples()],
-            "basis": [BASES[r.basis] for r in data.itertuples()],
-        }
-    )
+    shown = pd.DataFrame({"thinking tokens": data["tokens"].drop_duplicates().map(short)}).reset_index(drop=True)
+    for (phases, variant), column in grouped(data, ["phases", "variant"]):
+        what = "all phases" if "+" in phases else PHASE_NAMES[phases]
+        shown[f"{variant.label}, {what}"] = [_estimate(r) for r in each_row(column)]
     phases = " + ".join(PHASE_NAMES[phase] for phase in setting.phases)
     caption = (
         f"{job.steps:,} steps × {job.prompts} prompts × {job.samples} traces on {setting.values['device']}; "
-        f"a month is 730 hours of one device. Phases counted: {phases}. Measured: mean and range of the repeats. "
-        "† from the fitted law, with its 95 % interval. ‡ beyond 1.5× the largest measured length: an interval only. "
-        "Intervals of several phases are added end to end."
+        f"a month is 730 hours of one device. Measured phases: {phases}. ● full and ○ profiled rows: mean and range of "
+        "the repeats. † from the fitted law, with its 95 % interval. ‡ extrapolated beyond 1.5× the largest measured "
+        "length: the interval alone. Phases are added with their intervals end to end, and marked as the least certain."
     )
     return Table("months", "Device-months of the stated job", caption, _csv(data), shown)
 
 
-BASES = {
-    "full": "measured (full)",
-    "profile": "measured (profile)",
-    "law": "law †",
-    "extrapolated": "extrapolated ‡",
-    "missing": "a phase is missing",
-}
+def _estimate(row: Any) -> str:
+    """A row of `months_frame` as text, marked with what it rests on."""
+    if row.basis == "missing":
+        return NONE
+    band = span(row.months_low, row.months_high)
+    mark = {"full": "●", "profile": "○", "law": "†", "extrapolated": "‡"}[row.basis]
+    return f"{mark} {band}" if row.basis == "extrapolated" else f"{mark} {number(row.months)} ({band})"
 
 
-def _estimate(value: float, low: float, high: float, basis: str) -> str:
-    if basis == "extrapolated":
-        return f"{span(low, high)} ‡"
-    return number(value) + (" †" if basis == "law" else "")
-
-
-def ratio(setting: Setting, phase: str) -> Table:
-    """LongCoT ÷ each other environment by length."""
-    data = ratios(setting, phase)
-    shown = pd.DataFrame(
-        {
-            "against": _labels(data),
-            "thinking tokens": data["tokens"].map(short),
-            "method": data["method"],
-            "LongCoT ÷ it": data["ratio"].map(number),
-            "95 % interval": [span(r.low, r.high) for r in data.itertuples()],
-            "pairs": data["n"].astype(str),
-        }
-    )
+def ratio(setting: Setting) -> Table:
+    """LongCoT ÷ each other environment by length and phase."""
+    data = pd.concat([ratios(setting, phase).assign(phase=phase) for phase in setting.phases])
+    data = _ordered(data, setting)
+    keys = ["variant", "method", "tokens"]
+    texts = data.assign(text=[f"{number(r.ratio)} ({span(r.low, r.high)})" for r in each_row(data)])
+    shown = _ordered(data.drop_duplicates(keys)[keys], setting)
+    for phase in setting.phases:
+        column = shown.merge(texts[texts["phase"] == phase], on=keys, how="left")["text"]
+        shown[PHASE_NAMES[phase]] = column.fillna(NONE)
+    shown = shown.assign(against=_labels(shown), **{"thinking tokens": shown["tokens"].map(short)})
+    shown = shown[["against", "thinking tokens", "method", *(PHASE_NAMES[phase] for phase in setting.phases)]]
+    n = sorted(set(data["n"]))
     caption = (
-        f"Device-seconds per trace of LongCoT over those of the other environment ({PHASE_NAMES[phase]}), "
-        "paired by run and repeat; Student's t interval on log-ratios, none for a single pair."
+        "Device-seconds per trace of LongCoT over those of the other environment, by phase, with Student's t 95 % "
+        f"interval on log-ratios (none for a single pair) over {' or '.join(map(str, n))} pairs of one run and repeat."
     )
-    return Table(f"ratio-{phase}", f"LongCoT against chunked thinking, {PHASE_NAMES[phase]}", caption, _csv(data), shown)
+    return Table("ratio", "LongCoT ÷ chunked thinking", caption, _csv(data), shown)
 
 
 def laws(setting: Setting) -> Table:
@@ -202,20 +195,20 @@ def laws(setting: Setting) -> Table:
     data = pd.DataFrame([_law_record(fit) | {"variant": v} for v, fit in pairs])
     shown = pd.DataFrame(
         {
-            "curve": [f"{v.label}, {fit.curve['phase']}, {fit.curve['method']}" for v, fit in pairs],
-            "lengths": [
-                f"{short(fit.smallest)} to {short(fit.largest)} ({len(set(fit.tokens))} × "
-                f"{len(fit.tokens) / len(set(fit.tokens)):.3g})"
-                for _, fit in pairs
+            "curve": [f"{v.label}\n{PHASE_NAMES[str(f.curve['phase'])]}, {f.curve['method']}" for v, f in pairs],
+            "lengths × repeats": [
+                f"{short(f.smallest)} to {short(f.largest)}\n"
+                f"{len(set(f.tokens))} × {number(len(f.tokens) / len(set(f.tokens)), 2)}"
+                for _, f in pairs
             ],
-            "law": [fit.law for _, fit in pairs],
-            "parameters (95 %)": ["; ".join(_parameter(fit, name) for name in fit.parameters) for _, fit in pairs],
+            "law": [f.law for _, f in pairs],
+            "parameters (95 %)": ["\n".join(_parameter(f, name) for name in f.parameters) for _, f in pairs],
             "curvature share (95 %)": [
-                f"{percent(f.curvature_share)} ({span(f.curvature_interval.low, f.curvature_interval.high, percent)})"
+                f"{percent(f.curvature_share)}\n({span(f.curvature_interval.low, f.curvature_interval.high, percent)})"
                 for _, f in pairs
             ],
             "exponent (95 %)": [
-                f"{number(f.exponent)} ({span(f.exponent_interval.low, f.exponent_interval.high)})" for _, f in pairs
+                f"{number(f.exponent)}\n({span(f.exponent_interval.low, f.exponent_interval.high)})" for _, f in pairs
             ],
             "rms": [percent(f.relative_rms) for _, f in pairs],
             "largest left out": [percent(f.leave_largest_out) for _, f in pairs],
@@ -225,9 +218,10 @@ def laws(setting: Setting) -> Table:
     )
     caption = (
         "T(L) in device-seconds per trace, L in thinking tokens: linear a + bL, quadratic a + bL + cL² with c ≥ 0, "
-        "throughput bL + cL², power A·Lᵖ. The curvature share is cL²/T(L) of the quadratic law at the largest length, the "
-        "exponent that of the power law, whichever law is selected. Largest left out: relative error at the largest "
-        "length of the law fitted to the others. AICc and BIC, relative to the best law, for independent (full) rows."
+        "throughput bL + cL², power A·Lᵖ. The curvature share is cL²/T(L) of the quadratic law at the largest length, "
+        "the exponent that of the power law, whichever law is selected. Largest left out: relative error at the "
+        "largest length of the law fitted to the others. AICc and BIC, above the best law's, for full rows, which are "
+        "independent."
     )
     return Table("laws", "Fitted laws", caption, _csv(data) if len(data) else data, shown)
 
@@ -242,18 +236,18 @@ def agreements(setting: Setting) -> Table:
             "full, s": data["full_seconds"].map(number),
             "profile, s": data["profile_seconds"].map(number),
             "profile ÷ full − 1": [
-                f"{percent(r.difference)} ({span(r.difference_low, r.difference_high, percent)})" for r in data.itertuples()
+                f"{percent(r.difference)} ({span(r.difference_low, r.difference_high, percent)})"
+                for r in each_row(data)
             ],
-            "n": [f"{r.full_n} / {r.profile_n}" for r in data.itertuples()],
+            "n": [f"{r.full_n} / {r.profile_n}" for r in each_row(data)],
             "processed tokens, full ÷ profile": data["processed_ratio"].map(number),
             "elapsed time, full ÷ profile": data["elapsed_ratio"].map(number),
         }
     )
     caption = (
-        "Rollout device-seconds per trace by both methods, same environment and length; the difference is the geometric "
-        "mean over pairs of one run and repeat, with its 95 % interval. The last columns say how many times the tokens "
-        "put through the model, and the time spent measuring, are saved; what one profiling grid costs is counted "
-        "whole at every length that it serves."
+        "Rollout device-seconds per trace by both methods, same environment and length; the difference is the "
+        "geometric mean over pairs of one run and repeat, with its 95 % interval. The last columns: how many times as "
+        "many tokens the full method puts through the model, and how many times as long it takes."
     )
     return Table("agreement", "Full against profile", caption, _csv(data), shown)
 
@@ -262,7 +256,7 @@ def failures(setting: Setting) -> Table:
     """Rows that failed, and metrics that may not be used, each with its reason."""
     rows = setting.rows
     found = []
-    for row in rows.itertuples():
+    for row in each_row(rows):
         where = (row.variant, row.phase, row.method, row.tokens)
         if row.status != "ok":
             found.append((*where, row.status, plain(row.reason)))
@@ -342,6 +336,4 @@ def _criterion(values: dict[str, float] | None) -> str:
     if not values:
         return NONE
     best = min(values.values())
-    return ", ".join(f"{law} +{value - best:.1f}" for law, value in sorted(values.items(), key=lambda item: item[1]))
-
-
+    return "\n".join(f"{law} +{value - best:.1f}" for law, value in sorted(values.items(), key=lambda item: item[1]))
