@@ -136,12 +136,12 @@ def _show(
 ) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=_PLAIN_WIDTH)
+        console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
 
     console.print(
-        f"Device-seconds a trace at L thinking tokens, 95 % intervals in brackets: {_setting(fits)}\n", markup=False
+        f"Device-seconds a trace at L thinking tokens, 95 % intervals in brackets: {_setting(fits)}\n", soft_wrap=True
     )
     table = _table(
         ["curve", "phase", "law", "parameters", "curvature share", "exponent", "fit error", "largest left out"],
@@ -158,12 +158,12 @@ def _show(
             "–" if each.leave_largest_out is None else f"{each.leave_largest_out:+.1%}",
         )
     console.print(table)
-    console.print("linear a + b·L   quadratic a + b·L + c·L²   throughput b·L + c·L²   power A·L^p", style="dim")
+    console.print("\nlinear a + b·L   quadratic a + b·L + c·L²   throughput b·L + c·L²   power A·L^p", style="dim")
     console.print(
         "curvature share: c·L² of the quadratic law at the largest length; exponent: of the power law\n", style="dim"
     )
     for one, other, crossing in crossings:
-        console.print(_sentence(one, other, crossing), markup=False, soft_wrap=True)
+        console.print(_sentence(one, other, crossing), soft_wrap=True)
 
     table = _table(
         ["curve", "phase", "L", "seconds a trace", "device-hours", "device-months", "device"],
@@ -190,7 +190,7 @@ def _show(
         console.print(table)
     if marked:
         console.print(
-            "* beyond 1.5× the largest measured length: extrapolated, only the interval is given", style="dim"
+            "\n* beyond 1.5× the largest measured length: extrapolated, only the interval is given", style="dim"
         )
 
 
