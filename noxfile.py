@@ -10,9 +10,9 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 DEMO = (
-    ("scaling", "run", "--out", "runs/demo"),
-    ("scaling", "fit", "runs/demo"),
-    ("scaling", "report", "runs/demo"),
+    ("scaling", "run", "--mode", "longcot", "--mode", "delethink"),
+    ("scaling", "fit"),
+    ("scaling", "report"),
 )
 
 
@@ -49,4 +49,4 @@ def demo(session: nox.Session) -> None:
     """The main job on this machine: measure both environments, fit their laws, write the report."""
     install(session)
     for command in DEMO:
-        session.run(*command, *session.posargs)
+        session.run(*command)
