@@ -98,6 +98,8 @@ def _fit(
             f"whole repeats differ by {drift:.0%} (standard deviation), which moves the curve up or down; "
             "its intervals show the scatter within a repeat",
         ]
+    if curve["method"] == "profile" and curve["context_size"] is not None:
+        said = [*said, "a profile adds up equal chunks, so it is straight by construction; full rows test that"]
     fit = fit_curve(
         np.asarray(_lengths(rows), np.float64),
         np.asarray(rows["device_seconds_per_trace"], np.float64),

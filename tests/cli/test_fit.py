@@ -74,6 +74,14 @@ def test_the_crossover_is_named_with_its_interval(cli, make_run):
     assert line.endswith("thinking tokens on")
 
 
+def test_curves_that_scatter_hides_are_not_ranked(cli, make_run):
+    store = make_run(device_seconds_per_trace=1.0)
+    (line,) = lines(cli("fit", store.path), "is cheaper")
+    assert "which of LongCoT and Delethink C=1024 m=512 is cheaper is within the rows' scatter" in line
+    (crossing,) = json.loads(cli("fit", store.path, "--json").out)["crossovers"]
+    assert crossing["settled"] is False
+
+
 def test_predictions_within_reach_are_numbers_and_beyond_only_marked_intervals(cli, make_run):
     ran = cli("fit", make_run().path, "--at", "8k,12k,16k", "--steps", "450", "--prompts", "2", "--samples", "4")
     (near,) = lines(ran, "LongCoT", " 8k ", "test CPU")
@@ -136,6 +144,7 @@ def test_json_holds_everything_and_is_alone_on_stdout(cli, make_run):
         "LongCoT",
     )
     assert crossing["low"] < 3000 < crossing["high"]
+    assert crossing["settled"] is True
 
 
 def test_what_the_rows_leave_open_is_null_in_json(cli, make_run, make_row):

@@ -100,6 +100,12 @@ def test_replicates_are_asked_for_the_rows_of_profiled_curves_only(make_frame, l
     assert full.predict(4096).low == pytest.approx(line(4096))
 
 
+def test_a_profiled_chunk_environment_is_straight_by_construction_and_says_so(make_frame, longcot):
+    chunked, whole = fit_frame(pd.concat([make_frame(line, method="profile", **c) for c in ({}, longcot)]))
+    assert any("by construction" in remark for remark in chunked.warnings)
+    assert not any("by construction" in remark for remark in whole.warnings)
+
+
 def test_a_profile_whose_repeats_drifted_says_so(make_frame):
     frame = make_frame(line, method="profile")
     frame["device_seconds_per_trace"] *= 1 + 0.2 * frame["repeat"]
