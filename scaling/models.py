@@ -79,6 +79,16 @@ def _checkpoint(name: str, path: Path) -> Source:
     return Source(name, read_json(path / "config.json"), path, "checkpoint", weights_digest(path), _provenance(path))
 
 
+def end_tokens(path: Path) -> tuple[int, ...]:
+    """Ids that end a response, by the checkpoint's `generation_config.json`, else its `config.json`."""
+    for name in ("generation_config.json", "config.json"):
+        if (path / name).exists():
+            ids = read_json(path / name).get("eos_token_id")
+            if ids is not None:
+                return tuple(int(id) for id in (ids if isinstance(ids, list) else [ids]))
+    return ()
+
+
 def _provenance(path: Path) -> dict[str, Any] | None:
     source = path / "source.json"
     return read_json(source) if source.exists() else None

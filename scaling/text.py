@@ -128,6 +128,8 @@ class Text:
         template = self.tokenizer.chat_template
         digest = hashlib.sha256(str(template).encode()).hexdigest() if template else None
         thinks = THINK_CLOSE in str(template) or THINK_CLOSE in self.tokenizer.get_vocab()
+        # End-of-sequence and the like are no words of an answer; the end of thinking is what it is found by.
+        self._marks = set(self.tokenizer.all_special_ids) - {self.tokenizer.get_vocab().get(THINK_CLOSE)}
         self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules))
 
     def query(self, question: str) -> list[int]:
@@ -149,8 +151,9 @@ class Text:
 
     def answer(self, responses: Sequence[Sequence[int]]) -> Answer | None:
         """The answer of a trace, from the response tokens of all its chunks read as one text."""
-        special = set(self.tokenizer.all_special_ids)
-        return self.handling.answer(self.decode([t for response in responses for t in response if t not in special]))
+        return self.handling.answer(
+            self.decode([t for response in responses for t in response if t not in self._marks])
+        )
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -20,8 +20,11 @@ from scaling.errors import ScalingError, unknown
 # annotations are the options and whose docstring is the help, and EXAMPLES, a few command lines shown below it.
 # The function returns its exit code, or None for 0.
 COMMANDS = [
+    "run",
     "fetch",
     "fit",
+    "report",
+    "trace",
 ]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141
@@ -140,4 +143,6 @@ def _explain(error: Any) -> str:
         hint = str(unknown("option", error.option_name, known))
         return hint if "did you mean" in hint else f"unknown option {error.option_name!r}; {see}"
     message: str = error.format_message().rstrip(".")
+    if hasattr(error.__cause__, "errors"):  # Typer's validator knows the value that it refused, its message does not
+        message += f", got {error.__cause__.errors()[0]['input']!r}"
     return f"{message[:1].lower()}{message[1:]}; {see}"
