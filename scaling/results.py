@@ -120,9 +120,6 @@ class Store:
         self.manifest = manifest
         self._swept = False
 
-    def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
-
     @classmethod
     def create(cls, path: str | Path, manifest: Mapping[str, Any]) -> Store:
         """Starts a run in a new or empty directory.
@@ -152,12 +149,15 @@ class Store:
     def open(cls, path: str | Path) -> Store:
         """Opens a run to read or to go on; raises `StoreError` with the reason if that is not possible."""
         path = Path(path)
-        if not path.exists():
-            raise StoreError(f"no run at {path}; start one with `scaling run --out {path}`")
-        if not path.is_dir():
-            raise StoreError(f"{path} is a file; a run is a directory with a {MANIFEST}")
-        if not (path / MANIFEST).exists():
-            raise StoreError(f"{path} is not a run: it has no {MANIFEST}")
+        try:
+            if not path.exists():
+                raise StoreError(f"no run at {path}; start one with `scaling run --out {path}`")
+            if not path.is_dir():
+                raise StoreError(f"{path} is a file; a run is a directory with a {MANIFEST}")
+            if not (path / MANIFEST).exists():
+                raise StoreError(f"{path} is not a run: it has no {MANIFEST}")
+        except OSError as error:
+            raise _cannot_read(path, error) from error
         manifest = _read_json(path / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise StoreError(f"{path} is not a run: its {MANIFEST} was written by something else")
@@ -169,15 +169,12 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        part = self.path / _part_name(row.cell_id, row.repeat)
         self._sweep()
-        if part.exists():
-            return False
         sink = pa.BufferOutputStream()
         pq.write_table(
             pa.Table.from_pylist([asdict(row)], row_schema()), sink, compression="none", write_page_checksum=True
         )
-        return _publish(part, sink.getvalue().to_pybytes())
+        return _publish(self.path / _part_name(row.cell_id, row.repeat), sink.getvalue().to_pybytes())
 
     def done(self) -> set[tuple[str, int]]:
         """(cell_id, repeat) of every row there is."""
@@ -222,16 +219,16 @@ class Store:
         try:
             entries = sorted(self.path.iterdir())
         except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
+            raise _cannot_read(self.path, error) from error
         return [(entry, match) for entry in entries if (match := _PART.fullmatch(entry.name))]
 
     def _sweep(self) -> None:
-        """Removes, once, what killed writers left half-written."""
+        """Removes, once, what killed writers left half-written; whatever hinders it is left to the next writer."""
         if self._swept:
             return
         self._swept = True
-        for entry in [*self.path.glob(".*.tmp"), *self.path.glob("grids/.*.tmp")]:
-            with suppress(OSError):  # another writer swept it, or finished it
+        with suppress(OSError):
+            for entry in [*self.path.glob(".*.tmp"), *self.path.glob("grids/.*.tmp")]:
                 if time.time() - entry.stat().st_mtime > ABANDONED_SECONDS:
                     entry.unlink()
 
@@ -336,7 +333,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise _cannot_read(path, error) from error
     except ValueError as error:
         raise StoreError(f"{path} is damaged: {_first_line(error)}") from error
     if not isinstance(value, dict):
@@ -388,6 +385,10 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _cannot_read(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot read {path}: {error.strerror or error}")
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreError:

@@ -11,10 +11,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -156,6 +156,31 @@ def test_a_missing_run_and_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="is a file; a run is a directory"):
         Store.open(tmp_path / "file")
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[None]:
+    """This process may not look into `tmp_path`."""
+    root = os.geteuid() == 0
+    tmp_path.chmod(0)
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.usefixtures("store", "stranger")
+def test_a_run_that_may_not_be_read_or_written_is_refused(store: Store, make_row: MakeRow) -> None:
+    with pytest.raises(StoreError, match=r"^cannot read .*/run: Permission denied$"):
+        Store.open(store.path)
+    with pytest.raises(StoreError, match=r"^cannot read .*/run: Permission denied$"):
+        store.frame()
+    with pytest.raises(StoreError, match=r"^cannot write .*\.parquet: Permission denied$"):
+        store.append(make_row())
+    with pytest.raises(StoreError, match=r"^cannot write .*/new: Permission denied$"):
+        Store.create(store.path.with_name("new"), {})
 
 
 def test_a_manifest_of_a_newer_minor_version_is_read(tmp_path: Path) -> None:
@@ -354,15 +379,16 @@ import json, sys
 from scaling.results import Row, Store
 
 store, row = Store.open(sys.argv[1]), json.loads(sys.argv[2])
+done = store.done() if sys.argv[4] == "resume" else set()
 for repeat in range(int(sys.argv[3])):
-    if store.append(Row(**{**row, "repeat": repeat})):
+    if (row["cell_id"], repeat) not in done and store.append(Row(**{**row, "repeat": repeat})):
         print(repeat, flush=True)
 """
 
 
-def start_appending(store: Store, row: Row, count: int) -> subprocess.Popen[str]:
+def start_appending(store: Store, row: Row, count: int, how: Literal["resume", "race"]) -> subprocess.Popen[str]:
     """A process that appends repeats 0, 1, … of the row, and prints each that it stored, after it did."""
-    command = [sys.executable, "-c", APPEND, str(store.path), json.dumps(asdict(row)), str(count)]
+    command = [sys.executable, "-c", APPEND, str(store.path), json.dumps(asdict(row)), str(count), how]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -373,7 +399,7 @@ def test_killed_at_random_moments_nothing_finished_is_lost_doubled_or_half_read(
     kept: dict[int, str] = {}  # repeat → who stored it
     for life in range(10):
         writer = f"life {life}"
-        process = start_appending(store, make_row(reason=writer, model="m" * 100_000), 10_000)
+        process = start_appending(store, make_row(reason=writer, model="m" * 100_000), 10_000, "resume")
         assert process.stdout is not None
         for line in process.stdout:
             kept[int(line)] = writer
@@ -394,7 +420,7 @@ def test_killed_at_random_moments_nothing_finished_is_lost_doubled_or_half_read(
 
 
 def test_two_writers_share_a_run_and_each_row_is_stored_by_one(store: Store, make_row: MakeRow) -> None:
-    processes = {name: start_appending(store, make_row(reason=name), 40) for name in ("first", "second")}
+    processes = {name: start_appending(store, make_row(reason=name), 40, "race") for name in ("first", "second")}
     claimed = {name: process.communicate()[0].split() for name, process in processes.items()}
     assert [process.returncode for process in processes.values()] == [0, 0]
     frame = store.frame()
