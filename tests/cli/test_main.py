@@ -123,7 +123,7 @@ def test_an_error_of_ours_is_one_line_and_its_exit_code(cli: Cli, register: Regi
         (["color", "--shde", "1"], "unknown option '--shde'; did you mean --shade?"),
         (["color", "--qqq"], "unknown option '--qqq'; see `scaling color --help`"),
         (["--versio"], "unknown option '--versio'; did you mean --version"),
-        (["color", "--shade", "dark"], "invalid value for '--shade': "),
+        (["color", "--shade", "dark"], "invalid value for '--shade': Input should be a valid integer"),
         (["color", "--shade"], "option '--shade' requires an argument; see --help"),
         (["color"], "missing option '--shade'"),
         (["color", "--shade", "1", "extra"], "got unexpected extra argument"),
@@ -140,6 +140,14 @@ def test_bad_usage_is_one_line_that_says_what_was_expected(
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith(f"scaling: error: {message}")
     assert ran.err.count("\n") == 1
+
+
+def test_a_value_of_the_wrong_type_is_shown(cli: Cli, register: Register) -> None:
+    def color(shade: Annotated[int, typer.Option()]) -> None:
+        raise AssertionError(shade)
+
+    register(color)
+    assert ", got 'dark'; see `scaling color --help`" in cli("color", "--shade", "dark").err
 
 
 def crash() -> None:
