@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.errors import unknown
@@ -24,8 +25,9 @@ _CONTEXT, _HEADS, _HEAD_DIM = 8192, 4, 64
 def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     """Measures `device` ("cpu", "cuda", "cuda:1") in `dtype` ("float32", …) for about `seconds`, buffers apart.
 
-    Four small loops, interleaved over `ROUNDS` rounds so that drift meets them all: a matrix-vector product over a
-    buffer far larger than the caches, attention of one query a row over that buffer as KV, a square matrix product,
+    Small loops, interleaved over `ROUNDS` rounds so that drift meets them all: a product of four rows with a buffer
+    far larger than the caches as weights (few-row kernels may read much slower than a plain sum), attention of one
+    query a row over that buffer as KV and over as much of it as half fills the last cache, a square matrix product,
     and a mix of kernels too small to be anything but dispatch. Each rate is the median of its rounds; `spread` says
     how far they were apart. Uses the thread count that torch has. Raises `UsageError` for an unknown dtype.
     """
@@ -40,25 +42,30 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     def ones(*shape: int) -> torch.Tensor:
         return torch.ones(shape, dtype=number, device=device)
 
-    rows = size // (2 * _HEADS * _CONTEXT * _HEAD_DIM * DTYPE_BYTES[dtype])
+    pair = 2 * _HEADS * _HEAD_DIM * DTYPE_BYTES[dtype]  # bytes of one row's keys and values a token
+    rows = size // (pair * _CONTEXT)
     keys, values = buffer = ones(2, rows, _HEADS, _CONTEXT, _HEAD_DIM)
     query = ones(rows, _HEADS, 1, _HEAD_DIM)
-    matrix, vector = buffer.view(-1, 4096), ones(4096)
+    cache = _cache_bytes(device)
+    cached = max(cache // 2 // pair // 4, 1)
+    near_keys, near_values = ones(2, 4, _HEADS, cached, _HEAD_DIM)
+    weights, few = buffer.view(-1, 1024), ones(4, 1024)
     square = ones(side, side)
-    small, weight, gain = ones(4, 256), ones(256, 256), ones(256)
+    small, weight, gain = ones(4, 64), ones(64, 64), ones(64)
 
     def dispatch() -> None:
         for _ in range(25):
-            functional.rms_norm(functional.linear(small, weight) * small + small, (256,), gain)
+            functional.rms_norm(functional.linear(small, weight) * small + small, (64,), gain)
+
+    def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(query, keys, values)
 
     loops: dict[str, tuple[Callable[[], object], float]] = {  # what to run, and the work that it does
-        "bandwidth_bytes_per_s": (lambda: matrix @ vector, buffer.nbytes),
-        "kv_bandwidth_bytes_per_s": (
-            lambda: functional.scaled_dot_product_attention(query, keys, values),
-            buffer.nbytes,
-        ),
+        "bandwidth_bytes_per_s": (lambda: functional.linear(few, weights), buffer.nbytes),
+        "kv_bandwidth_bytes_per_s": (lambda: attend(query, keys, values), buffer.nbytes),
+        "cached_kv_bytes_per_s": (lambda: attend(query[:4], near_keys, near_values), 2 * near_keys.nbytes),
         "flops_per_s": (lambda: square @ square, 2 * side**3),
-        "seconds_per_kernel": (dispatch, 100),
+        "kernels_per_s": (dispatch, 100),
     }
     slice_seconds = seconds / (ROUNDS * len(loops))
     found: dict[str, list[float]] = {name: [] for name in loops}
@@ -67,11 +74,27 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
             run()  # first-use costs: threads, handles, kernels
         for _ in range(ROUNDS):
             for name, (run, work) in loops.items():
-                each = _seconds_each(run, slice_seconds, device)
-                found[name].append(each / work if name == "seconds_per_kernel" else work / each)
-    medians = {name: statistics.median(rates) for name, rates in found.items()}
-    spread = {name: (max(rates) - min(rates)) / medians[name] for name, rates in found.items()}
-    return Machine(**medians, spread=spread)
+                found[name].append(work / _seconds_each(run, slice_seconds, device))
+    median = {name: statistics.median(rates) for name, rates in found.items()}
+    return Machine(
+        bandwidth_bytes_per_s=median["bandwidth_bytes_per_s"],
+        kv_bandwidth_bytes_per_s=median["kv_bandwidth_bytes_per_s"],
+        flops_per_s=median["flops_per_s"],
+        seconds_per_kernel=1 / median["kernels_per_s"],
+        cache_bytes=cache,
+        cache_speedup=max(median["cached_kv_bytes_per_s"] / median["kv_bandwidth_bytes_per_s"], 1.0),
+        spread={name: (max(rates) - min(rates)) / median[name] for name, rates in found.items()},
+    )
+
+
+def _cache_bytes(device: str) -> int:
+    """Size of the device's last cache, 0 where it does not say."""
+    import torch
+
+    if device != "cpu":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size.removesuffix("K")) * 1024 for size in sizes if size.endswith("K")), default=0)
 
 
 def _seconds_each(run: Callable[[], object], seconds: float, device: str) -> float:

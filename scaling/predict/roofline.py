@@ -31,15 +31,19 @@ KERNELS_A_PASS = 16
 class Machine:
     """What one device sustains in one data type.
 
-    Bytes a second read from memory by a matrix-vector product, KV bytes a second read by attention of one query a
-    row, FLOPs a second of a large matrix product, and seconds to dispatch one small kernel. `spread`: (largest −
-    smallest) ÷ median of each over its measurements; empty for a datasheet.
+    `bandwidth_bytes_per_s`: of weights, read from memory by a product with a few rows. `kv_bandwidth_bytes_per_s`: of
+    keys and values, read from memory by attention of one query a row. `flops_per_s`: of a large matrix product.
+    `seconds_per_kernel`: to dispatch a small one. `cache_bytes`: the last cache, `cache_speedup`: how many times
+    faster than from memory attention reads what it holds. `spread`: (largest − smallest) ÷ median of each measured
+    rate over its measurements; empty for a datasheet.
     """
 
     bandwidth_bytes_per_s: float
     kv_bandwidth_bytes_per_s: float
     flops_per_s: float
     seconds_per_kernel: float
+    cache_bytes: int = 0
+    cache_speedup: float = 1.0
     spread: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -50,8 +54,9 @@ def decode_seconds(shape: Shape, contexts: Sequence[int], dtype: str, machine: M
     """Seconds of one decode step of `len(contexts)` rows, row i attending over `contexts[i]` tokens.
 
     dispatch + max(weight bytes ÷ bandwidth, 2·weights·rows ÷ rate) + max(KV bytes ÷ KV bandwidth, attention FLOPs ÷
-    rate). Weights are read once for all rows. Left out: what a cache keeps from one step to the next, so short
-    contexts of small models are faster than this.
+    rate). Weights are read once for all rows. The part h = clamp(3/2 − (weight + KV bytes) ÷ cache, 0, 1) of the
+    bytes comes from the cache of the step before, `cache_speedup` times faster: half of them where the cache is just
+    filled. Left out: writing the new keys and values.
     """
     return float(_decode(shape, len(contexts), sum(contexts), dtype, machine))
 
@@ -104,15 +109,25 @@ def update_seconds(
 def _decode(shape: Shape, rows: int, keys: ArrayLike, dtype: str, machine: Machine) -> Array:
     """Seconds of decode steps of `rows` rows whose contexts sum to `keys`, elementwise."""
     keys = np.asarray(keys, dtype=np.float64)
-    weights = max(
-        _weight_bytes(shape, dtype) / machine.bandwidth_bytes_per_s,
+    weight_bytes, kv_bytes = _weight_bytes(shape, dtype), shape.kv_bytes_per_token(dtype) * keys
+    slowness = _slowness(weight_bytes + kv_bytes, machine)
+    weights = np.maximum(
+        slowness * weight_bytes / machine.bandwidth_bytes_per_s,
         2 * shape.matmul_parameters * rows / machine.flops_per_s,
     )
-    attention = max(
-        shape.kv_bytes_per_token(dtype) / machine.kv_bandwidth_bytes_per_s,
-        4 * shape.layers * shape.query_width / machine.flops_per_s,
+    attention = np.maximum(
+        slowness * kv_bytes / machine.kv_bandwidth_bytes_per_s,
+        4 * shape.layers * shape.query_width * keys / machine.flops_per_s,
     )
-    return _dispatch(shape, machine) + weights + attention * keys
+    return np.asarray(_dispatch(shape, machine) + weights + attention)
+
+
+def _slowness(step_bytes: Array, machine: Machine) -> Array:
+    """Time to read a byte of a step that reads `step_bytes`, ÷ the time from memory: see `decode_seconds`."""
+    if not machine.cache_bytes:
+        return np.ones_like(step_bytes)
+    hits = np.clip(1.5 - step_bytes / machine.cache_bytes, 0.0, 1.0)
+    return np.asarray(1 - hits + hits / machine.cache_speedup)
 
 
 def _weight_bytes(shape: Shape, dtype: str) -> int:

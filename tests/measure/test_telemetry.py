@@ -1,0 +1,127 @@
+"""Telemetry: real load, real memory."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from scaling.measure.telemetry import SAMPLE_SECONDS, Telemetry
+
+MIB = 2**20
+SPIN = "import time\nprint('spinning', flush=True)\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+
+
+@contextmanager
+def spinning(processes: int, *, adopted_by_init: bool = False) -> Iterator[None]:
+    """Processes that keep a processor busy: our children, or, started through a shell that ends, nobody's."""
+    started = []
+    for _ in range(processes):
+        if adopted_by_init:
+            shell = subprocess.run(
+                ["sh", "-c", '"$0" -c "$1" >/dev/null 2>&1 & echo $!', sys.executable, SPIN],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            started.append(psutil.Process(int(shell.stdout)))
+        else:
+            child = subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE)
+            assert child.stdout is not None
+            child.stdout.readline()
+            started.append(psutil.Process(child.pid))
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+        assert not psutil.wait_procs(started, timeout=5)[1]
+
+
+def idle(seconds: float = 0.3) -> Telemetry:
+    with Telemetry("cpu") as window:
+        time.sleep(seconds)
+    return window
+
+
+def test_a_process_of_others_invalidates_seconds() -> None:
+    with spinning(psutil.cpu_count() or 1, adopted_by_init=True), Telemetry("cpu") as window:
+        time.sleep(0.6)
+    assert not window.seconds_valid
+    assert window.seconds_reason is not None
+    assert window.seconds_reason.startswith(("foreign_process: ", "stolen: "))
+
+
+def test_our_own_work_and_our_childrens_does_not() -> None:
+    for _ in range(5):
+        before = idle()
+        with spinning(1), Telemetry("cpu") as window:
+            end = time.perf_counter() + 0.5
+            while time.perf_counter() < end:
+                pass
+        if before.seconds_valid and idle().seconds_valid:  # else other users of this machine were in the window too
+            assert window.seconds_valid, window.seconds_reason
+            assert window.seconds_reason is None
+            return
+    pytest.skip("this machine is never quiet")
+
+
+def test_processor_time_includes_our_children() -> None:
+    with spinning(1), Telemetry("cpu") as window:
+        time.sleep(0.5)
+    assert 0.2 * window.seconds < window.cpu_seconds < 1.3 * window.seconds
+
+
+def test_peak_memory_is_what_was_held_at_most() -> None:
+    with Telemetry("cpu") as window:
+        block = np.ones(200 * MIB, dtype=np.uint8)
+        time.sleep(3 * SAMPLE_SECONDS)
+        del block
+    held = window.peak_memory_bytes - window.baseline_memory_bytes
+    assert 195 * MIB < held < 260 * MIB
+    assert window.memory_method == "resident set sampled every 50 ms"
+
+
+def test_memory_still_held_at_the_end_counts_however_short_the_window() -> None:
+    with Telemetry("cpu") as window:
+        block = np.ones(100 * MIB, dtype=np.uint8)
+    assert window.peak_memory_bytes - window.baseline_memory_bytes > 95 * MIB
+    assert block.nbytes == 100 * MIB
+
+
+def test_a_cpu_has_no_energy_and_says_why() -> None:
+    window = idle(0.01)
+    assert window.energy_joules is None
+    assert window.energy_reason == "no energy counter on a CPU"
+
+
+def test_watching_costs_less_than_a_hundredth() -> None:
+    with Telemetry("cpu") as window:
+        time.sleep(1.0)
+    assert 0 < window.sampler_cpu_seconds < 0.01 * window.seconds
+
+
+def test_a_failing_measurement_is_watched_to_its_end_and_its_error_passed_on() -> None:
+    window = Telemetry("cpu")
+    with pytest.raises(MemoryError), window:
+        raise MemoryError
+    assert window.seconds > 0
+    assert window.peak_memory_bytes >= window.baseline_memory_bytes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_reports_allocated_memory_and_energy() -> None:
+    with Telemetry("cuda") as window:
+        square = torch.ones(4096, 4096, device="cuda")
+        end = time.perf_counter() + 1.5
+        while time.perf_counter() < end:
+            square @ square
+            torch.cuda.synchronize()
+    assert window.peak_memory_bytes - window.baseline_memory_bytes >= 2 * square.nbytes
+    assert window.memory_method == "torch.cuda.max_memory_allocated"
+    assert window.energy_joules is None or window.energy_joules > 20
+    assert (window.energy_joules is None) == (window.energy_reason is not None)
