@@ -176,7 +176,7 @@ def _show(
             seen = curve.predict(tokens)
             marked |= seen.extrapolated
             table.add_row(
-                _name(curve, fits),
+                _name(curve, curves),
                 _place(curve),
                 format_tokens(tokens) + "*" * seen.extrapolated,
                 *(_predicted(seen, times) for times in (1.0, job.gpu_hours(1.0), job.months(1.0))),
@@ -216,13 +216,11 @@ def _setting(fits: Sequence[Fit]) -> str:
     return ", ".join(words)
 
 
-def _name(curve: Fit | Total, fits: Sequence[Fit]) -> str:
-    """The label, with whatever else tells curves of this run apart."""
-    shown = {"environment", "context_size", "state_size", "carryover", "phase", "method", "concurrency_mean"}
-    differing = [k for k in fits[0].curve if k not in shown and len({f.curve[k] for f in fits} - {None}) > 1]
-    return " ".join(
-        [curve.label, *(f"{k.replace('_', ' ')} {curve.curve.get(k)}" for k in differing if k in curve.curve)]
-    )
+def _name(curve: Fit | Total, curves: Sequence[Fit | Total]) -> str:
+    """The label, with whatever tells it from curves of the same label, phase and method."""
+    twins = [c for c in curves if (c.label, _place(c)) == (curve.label, _place(curve))]
+    differing = {k: v for k, v in curve.curve.items() if any(c.curve.get(k) != v for c in twins)}
+    return " ".join([curve.label, *(f"{k.replace('_', ' ')} {v}" for k, v in differing.items())])
 
 
 def _length(tokens: float) -> str:

@@ -34,9 +34,7 @@ CURVE_COLUMNS = (
 )
 
 REGIME = 0.9  # mean concurrency may fall to this share of a curve's largest before another regime begins
-
-
-NOTABLE_DRIFT = 0.05
+NOTABLE_DRIFT = 0.05  # relative standard deviation of whole repeats of a profile
 
 
 class FitWarning(UserWarning):
@@ -86,25 +84,25 @@ def _fit(
     regimes: int,
     replicates: Callable[[pd.DataFrame], Array] | None,
 ) -> Fit:
+    said = list(said)
     concurrency = rows["concurrency_mean"].mean()
+    profiled = curve["method"] == "profile"
     if regimes > 1:
-        said = [
-            *said,
-            f"mean concurrency differs by more than 10 %: this is one of {regimes} regimes, at {concurrency:.3g}",
-        ]
-    if curve["method"] == "profile" and (drift := _drift(rows)) > NOTABLE_DRIFT:
-        said = [
-            *said,
+        said.append(
+            f"mean concurrency differs by more than 10 %: this is one of {regimes} regimes, at {concurrency:.3g}"
+        )
+    if profiled and (drift := _drift(rows)) > NOTABLE_DRIFT:
+        said.append(
             f"whole repeats differ by {drift:.0%} (standard deviation), which moves the curve up or down; "
-            "its intervals show the scatter within a repeat",
-        ]
-    if curve["method"] == "profile" and curve["context_size"] is not None:
-        said = [*said, "a profile adds up equal chunks, so it is straight by construction; full rows test that"]
+            "its intervals show the scatter within a repeat"
+        )
+    if profiled and curve["context_size"] is not None:
+        said.append("a profile adds up equal chunks, so it is straight by construction; full rows test that")
     fit = fit_curve(
         np.asarray(_lengths(rows), np.float64),
         np.asarray(rows["device_seconds_per_trace"], np.float64),
         curve=curve | {"concurrency_mean": _plain(concurrency)},
-        replicates=replicates(rows) if replicates and curve["method"] == "profile" else None,
+        replicates=replicates(rows) if replicates and profiled else None,
     )
     return dataclasses.replace(fit, warnings=(*said, *fit.warnings))
 

@@ -105,6 +105,20 @@ def test_phases_have_their_laws_and_a_total_that_names_them(cli, make_run):
     assert len(lines(only, "update (full)", "8k", "test CPU")) == 2
 
 
+def test_concurrency_regimes_of_one_curve_are_told_apart(cli, make_run, make_row):
+    store = make_run()
+    for repeat in range(3):
+        for tokens in (16384, 32768):
+            store.append(
+                make_row(cell_id=f"crowded{tokens}", repeat=repeat, mean_thinking_tokens=tokens, concurrency_mean=2.5,
+                         actual_thinking_tokens=float(tokens), device_seconds_per_trace=bent(tokens), **LONGCOT)
+            )  # fmt: skip
+    ran = cli("fit", store.path)
+    assert len(lines(ran, "LongCoT concurrency mean 4", "throughput")) == 1
+    assert len(lines(ran, "LongCoT concurrency mean 2.5", "linear")) == 1
+    assert "warning: LongCoT rollout (full): mean concurrency differs by more than 10 %" in ran.err
+
+
 def test_the_newest_run_is_the_default(cli, make_run, tmp_path, monkeypatch):
     old, new = make_run("runs/old"), make_run("runs/new", model="newer")
     os.utime(old.path / "manifest.json", (1, 1))
