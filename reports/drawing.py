@@ -103,7 +103,7 @@ class Sheet:
         png, svg = io.BytesIO(), io.StringIO()
         self.figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
         self.figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-        text = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'", rf"\1{_FONTS}", svg.getvalue())
+        text = re.sub(r"(style=\"font[^\"]*?)'DejaVu Sans'", rf"\1{_FONTS}", svg.getvalue())
         return Drawing(name, title, caption, data, text, png.getvalue())
 
 
@@ -137,7 +137,6 @@ def token_axis(axes: Axes, lengths: Iterable[int], log: bool = True) -> None:
         step = 1 << max(math.ceil(math.log2(top / 7)), 0)
         ticks = list(range(0, int(top * 1.02) + 1, step))
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: short(tokens)))
@@ -146,7 +145,7 @@ def token_axis(axes: Axes, lengths: Iterable[int], log: bool = True) -> None:
 
 
 def value_axis(axes: Axes, label: str, log: bool = True) -> None:
-    """Labels the y axis with plain numbers, never powers."""
+    """Labels the y axis with plain numbers, never powers; a linear one starts at zero."""
     if log:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
@@ -155,6 +154,8 @@ def value_axis(axes: Axes, label: str, log: bool = True) -> None:
             axes.yaxis.set_major_locator(FixedLocator(marks))
             axes.set_ylim(low, high)
         axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.set_ylabel(label)
 

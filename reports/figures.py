@@ -77,7 +77,6 @@ def ratio(setting: Setting, phase: str) -> Drawing | None:
         token_axis(page.axes, table["tokens"])
         other = "Delethink" if {v.key[0] for v in table["variant"]} == {"delethink"} else "other"
         value_axis(page.axes, f"LongCoT ÷ {other} cost", log=False)
-        page.axes.set_ylim(bottom=0)
         _method_key(page, table)
         label_ends(page, [end[:4] for end in farthest.values()])
         caption = (
@@ -265,7 +264,7 @@ def _mark(variant: Variant, method: str) -> dict[str, Any]:
 def _by_length(
     setting: Setting, table: pd.DataFrame, stem: str, title: str, axis: str, what: str, metric: str
 ) -> Drawing | None:
-    """Marks joined by lines, both axes logarithmic."""
+    """Marks joined by lines; the value axis is logarithmic where values differ enough to need it."""
     if table["tokens"].nunique() < 2:
         return None
     with sheet() as page:
@@ -274,7 +273,7 @@ def _by_length(
             variant: (line["tokens"].iloc[-1], line["mean"].iloc[-1]) for variant, line in grouped(table, "variant")
         }
         token_axis(page.axes, table["tokens"])
-        value_axis(page.axes, axis)
+        value_axis(page.axes, axis, log=table["mean"].max() > 4 * table["mean"].min())
         _method_key(page, table)
         label_ends(page, [(x, y, v.label, LIGHT[v.role]) for v, (x, y) in ends.items()])
         return page.drawing(_name(setting, stem), title, f"{what}. {_sample(table)}", _data(table, metric))
@@ -289,7 +288,7 @@ def _memory(setting: Setting, rows: pd.DataFrame, metric: str, stem: str, title:
     table[["mean", "low", "high"]] /= size
     concurrency = setting.values["concurrency_limit"]
     return _by_length(
-        setting, table, stem, title, f"{title.lower()} ({unit})",
+        setting, table, stem, title, f"{title[:1].lower()}{title[1:]} ({unit})",
         f"{what[:1].upper()}{what[1:]} of up to {concurrency} traces at once during rollout, by thinking length",
         f"{metric.removesuffix('_bytes')}_{unit.lower()}",
     )  # fmt: skip

@@ -54,6 +54,7 @@ class Report:
     chapters: list[Chapter]
     frame: pd.DataFrame
     manifests: Mapping[str, Mapping[str, Any]]
+    remarks: list[str]
 
     @property
     def headline(self) -> list[str]:
@@ -73,10 +74,17 @@ class Report:
         return [chapter.headline.numbers for chapter in self.chapters]
 
 
-def build(frame: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]], fits: Sequence[Fit], job: Job) -> Report:
-    """A report of rows (columns of `Row`, and `run`), their runs' manifests and their fitted laws."""
-    chapters = [Chapter(setting, headline(setting, job), _sections(setting, job)) for setting in settings(frame, fits)]
-    return Report(chapters, frame, manifests)
+def build(
+    frame: pd.DataFrame,
+    manifests: Mapping[str, Mapping[str, Any]],
+    fits: Sequence[Fit],
+    job: Job,
+    remarks: Sequence[str] = (),
+) -> Report:
+    """A report of rows (columns of `Row`, and `run`), their runs' manifests, their laws, and remarks."""
+    found = settings(frame, fits) if len(frame) else []
+    chapters = [Chapter(setting, headline(setting, job), _sections(setting, job)) for setting in found]
+    return Report(chapters, frame, manifests, list(remarks))
 
 
 def write(report: Report, out: Path) -> list[Path]:
@@ -140,6 +148,8 @@ def to_markdown(report: Report) -> str:
                 if cells:
                     lines += [_grid(list(table.shown.columns), cells), ""]
                 lines += [_escape(table.caption), ""]
+    if report.remarks:
+        lines += ["## Remarks", "", *(f"- {_escape(remark)}" for remark in report.remarks), ""]
     lines += ["## Fingerprint", ""]
     for name, manifest in report.manifests.items():
         facts = [(_escape(key), _escape(value)) for key, value in _facts(manifest)]
@@ -223,7 +233,8 @@ def _data_uri(content: str, kind: str) -> str:
 
 def _numeric(shown: pd.DataFrame) -> list[bool]:
     """Which columns hold numbers and are set flush right."""
-    return [bool(shown[name].str.fullmatch(r"[−\d.,]+[kM]?|[−∞–]").all()) for name in shown]
+    number = re.compile(r"−?[\d.,]+[kM]?|−?∞|–")
+    return [all(number.fullmatch(cell) for cell in shown[name]) for name in shown]
 
 
 def _escape(text: str) -> str:

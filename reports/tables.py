@@ -33,7 +33,7 @@ class Table:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Three significant digits, thousands grouped, powers of ten where short: 4,730 · 0.0821 · 2.20×10⁻⁷ · –."""
-    if value is None or math.isnan(value):
+    if value is None or pd.isna(value):
         return NONE
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
@@ -64,7 +64,7 @@ def percent(value: float | None) -> str:
 
 def size(count: float | None) -> str:
     """Bytes as text."""
-    if count is None or math.isnan(count):
+    if count is None or pd.isna(count):
         return NONE
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= scale:
@@ -109,7 +109,6 @@ def costs(setting: Setting) -> Table:
             "tokens / s": data["tokens_per_second"].map(number),
             "prefill s": data["prefill_seconds"].map(number),
             "decode s": data["decode_seconds"].map(number),
-            "at once": data["concurrency_mean"].map(number),
             "peak KV": data["peak_kv_bytes"].map(size),
             "peak memory": data["peak_memory_bytes"].map(size),
         }
@@ -171,7 +170,7 @@ def _estimate(row: Any) -> str:
 
 def ratio(setting: Setting) -> Table:
     """LongCoT ÷ each other environment by length and phase."""
-    data = pd.concat([ratios(setting, phase).assign(phase=phase) for phase in setting.phases])
+    data = pd.concat([ratios(setting, phase).assign(phase=phase) for phase in setting.phases], ignore_index=True)
     data = _ordered(data, setting)
     keys = ["variant", "method", "tokens"]
     texts = data.assign(text=[f"{number(r.ratio)} ({span(r.low, r.high)})" for r in each_row(data)])
@@ -198,7 +197,7 @@ def laws(setting: Setting) -> Table:
             "curve": [f"{v.label}\n{PHASE_NAMES[str(f.curve['phase'])]}, {f.curve['method']}" for v, f in pairs],
             "lengths × repeats": [
                 f"{short(f.smallest)} to {short(f.largest)}\n"
-                f"{len(set(f.tokens))} × {number(len(f.tokens) / len(set(f.tokens)), 2)}"
+                f"{len(set(f.tokens))} × {len(f.tokens) / len(set(f.tokens)):.3g}"
                 for _, f in pairs
             ],
             "law": [f.law for _, f in pairs],
@@ -210,8 +209,8 @@ def laws(setting: Setting) -> Table:
             "exponent (95 %)": [
                 f"{number(f.exponent)}\n({span(f.exponent_interval.low, f.exponent_interval.high)})" for _, f in pairs
             ],
-            "rms": [percent(f.relative_rms) for _, f in pairs],
             "largest left out": [percent(f.leave_largest_out) for _, f in pairs],
+            "rms": [percent(f.relative_rms) for _, f in pairs],
             "AICc": [_criterion(f.aicc) for _, f in pairs],
             "BIC": [_criterion(f.bic) for _, f in pairs],
         }
@@ -240,8 +239,8 @@ def agreements(setting: Setting) -> Table:
                 for r in each_row(data)
             ],
             "n": [f"{r.full_n} / {r.profile_n}" for r in each_row(data)],
-            "processed tokens, full ÷ profile": data["processed_ratio"].map(number),
-            "elapsed time, full ÷ profile": data["elapsed_ratio"].map(number),
+            "tokens, full ÷ profile": data["processed_ratio"].map(number),
+            "time, full ÷ profile": data["elapsed_ratio"].map(number),
         }
     )
     caption = (
@@ -265,9 +264,8 @@ def failures(setting: Setting) -> Table:
             found.append((*where, "seconds invalid", plain(row.seconds_reason)))
         if not plain(row.memory_valid) and row.method == "full":
             found.append((*where, "memory invalid", plain(row.memory_reason)))
-        if row.method == "full" and plain(row.energy_joules) is None:
-            found.append((*where, "no energy", plain(row.energy_reason)))
     columns = ["variant", "phase", "method", "tokens", "what", "reason"]
+    found.sort(key=lambda record: record[4].endswith("invalid"))
     data = pd.DataFrame(found, columns=columns)
     keys = ["variant", "phase", "method", "what", "reason"]
     grouped = data.groupby(keys, sort=False, dropna=False).agg(
@@ -290,6 +288,11 @@ def failures(setting: Setting) -> Table:
         f"{good} of {len(rows)} repeats finished. A failed repeat has no numbers and enters no mean, law or figure; "
         "an invalid metric is left out of its own figures only. Profiles measure neither memory nor energy."
     )
+    full = rows[(rows["status"] == "ok") & (rows["method"] == "full")]
+    unmetered = full[full["energy_joules"].isna()]
+    if len(unmetered):
+        reasons = ", ".join(str(reason) for reason in unmetered["energy_reason"].dropna().drop_duplicates())
+        caption += f" Energy is missing in {len(unmetered)} of {len(full)} full repeats: {reasons}."
     return Table("validity", "What failed or may not be used", caption, _csv(grouped), shown)
 
 
@@ -300,6 +303,7 @@ def _labels(data: pd.DataFrame) -> list[str]:
 def _ordered(data: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Environment, phase, method, length."""
     rank = {variant: i for i, variant in enumerate(setting.variants)}
+    data = data.reset_index(drop=True)
     keys = data.assign(variant=data["variant"].map(rank))
     if "phase" in data:
         keys["phase"] = data["phase"].map(PHASES.index)
@@ -336,4 +340,4 @@ def _criterion(values: dict[str, float] | None) -> str:
     if not values:
         return NONE
     best = min(values.values())
-    return "\n".join(f"{law} +{value - best:.1f}" for law, value in sorted(values.items(), key=lambda item: item[1]))
+    return ", ".join(f"{law} +{value - best:.1f}" for law, value in sorted(values.items(), key=lambda item: item[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pandas as pd
 import pytest
@@ -49,9 +49,11 @@ def _row(environment: LongCoT | Delethink, tokens: int, repeat: int, phase: str,
         "elapsed_seconds": wall if full else 3.0, "tokens_per_second": traces * tokens / wall,
         "flops": 1e9 * tokens, "flops_convention": "causal", "kv_bytes_per_token": 4096.0,
         "peak_kv_bytes": 4096.0 * traces * max(s.prompt + s.decode for s in segments),
-        "peak_memory_bytes": 3e8 + 4096.0 * tokens if full else None, "memory_method": "peak resident set" if full else None,
+        "peak_memory_bytes": 3e8 + 4096.0 * tokens if full else None,
+        "memory_method": "peak resident set" if full else None,
         "energy_joules": None, "energy_reason": "no energy counter on this machine",
-        "seconds_valid": True, "seconds_reason": None, "memory_valid": full, "memory_reason": None if full else "profile",
+        "seconds_valid": True, "seconds_reason": None,
+        "memory_valid": full, "memory_reason": None if full else "profile",
         "grid_id": None if full else f"grid{repeat}", "started_unix": 1.7e9, "fingerprint_id": "abc", "seed": 0,
     }  # fmt: skip
     return Row(**(values | changed))  # type: ignore[arg-type]
@@ -64,12 +66,18 @@ _METRICS = (
     "peak_kv_bytes", "peak_memory_bytes", "memory_method",
 )  # fmt: skip
 
+_DTYPES = {  # as a store reads them back
+    field.name: {"int | None": "Int64", "float | None": "float64", "float": "float64"}[str(field.type)]
+    for field in fields(Row)
+    if str(field.type) in {"int | None", "float | None", "float"}
+}
+
 Rows = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture(scope="session")
 def rows() -> Rows:
-    """Makes the frame of a run: both environments, `lengths` × `repeats`; `failed` of status and reason have no metrics."""
+    """Makes the frame of a run: both environments, `lengths` × `repeats`; `failed`: all of this status and reason."""
 
     def make(
         lengths: Iterable[int] = LENGTHS,
@@ -92,7 +100,6 @@ def rows() -> Rows:
                     for phase in phases
                     for method in methods
                 ]
-        integers = {"context_size", "state_size", "head", "iterations"}
-        return pd.DataFrame(found).astype(dict.fromkeys(integers, "Int64")).assign(run="first")
+        return pd.DataFrame(found).astype(_DTYPES).assign(run="first")
 
     return make
