@@ -170,8 +170,8 @@ def fit_curve(
     3 repeats and 5 × 2 spanning 1 : 8: curvature share 94.5–95.0 % where the curve bends (share 0.4), 97.6–97.9 %
     where it is straight; cost at the largest length 94.3–96.6 %. At 2 % noise, exponential or t₃ instead of normal
     (300 curves each): share 93–98 %. Where lengths share an error of twice the repeats' noise: 91–94 %.
-    A machine that drifts slowly by 5 % while lengths run in shuffled order: share 98 % and more, but cost 35–87 %: it is
-    the cost on the machine as it was then.
+    A machine that drifts slowly by 5 % while lengths run in shuffled order: share 98 % and more, but cost 35–87 %:
+    it is the cost on the machine as it was then.
 
     Raises `FitError` with fewer than two lengths, or seconds that are not positive and finite.
     """
