@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from scaling.engines.base import Completion, Engine, Request
@@ -115,8 +116,8 @@ def rollout(
     except BaseException:
         for id in flying:
             engine.abort(id)
-        while engine.stats().running or engine.stats().waiting:
-            engine.step()
+        with suppress(Exception):  # the engine may be what raised
+            engine.step()  # hands the aborted requests back
         raise
     return traces
 

@@ -96,7 +96,7 @@ class Engine(Protocol):
         ...
 
     def abort(self, id: int) -> None:
-        """Ends a request early; it completes with finish `abort` and the tokens it has."""
+        """Ends a request early; the next `step` returns it with finish `abort` and the tokens it has."""
         ...
 
     def step(self) -> list[Completion]:

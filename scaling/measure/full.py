@@ -44,7 +44,7 @@ def random_queries(count: int, tokens: int, vocabulary: int, seed: int) -> list[
 
 
 def measure_full(
-    engine: Engine, cell: Cell, seed: int, interlude: Callable[[float], float] | None = None
+    engine: Engine, cell: Cell, seed: int, *, interlude: Callable[[float], float] | None = None
 ) -> Measurement:
     """Samples the cell's traces, end-of-sequence ignored, and returns what it took.
 

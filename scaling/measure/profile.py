@@ -11,10 +11,10 @@ import hashlib
 import json
 import random
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,12 @@ import numpy.typing as npt
 from scaling.engines.base import Limits, Profilable
 from scaling.errors import MemoryLimitError
 from scaling.measure.cells import Cell
-from scaling.thinking import Segment
+from scaling.results import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FloatArray = npt.NDArray[np.float64]
 
 CONTEXT_RATIO = 1.5  # between neighbouring contexts: a step's seconds are close to linear within
 VISITS = 6  # of each point a repeat
@@ -122,35 +127,73 @@ def shuffled_visits(points: Sequence[Point], seed: int) -> list[Point]:
     return order
 
 
-def integrate(seconds: Mapping[Point, float], segments: Sequence[Segment], rows: int) -> tuple[float, float]:
-    """(prefill, decode) seconds of `rows` traces in lockstep through `segments`.
+def weights(cell: Cell, limits: Limits, points: Iterable[Point]) -> dict[Point, float]:
+    """How often each point's step counts towards the cell: its seconds are Σ weight × seconds of a step.
 
-    Σ over segments of prefill(prompt) + Σ_{t=1..steps} decode(prompt + t), decode linear between grid contexts.
-    Raises `MemoryLimitError` where a point that is needed has no visit: it did not fit.
+    Of every wave of `rows` traces in lockstep: each segment's prefill once, and its decode steps at contexts
+    prompt+1 … prompt+steps, each shared between the two neighbouring grid contexts (linear interpolation).
+    Raises `MemoryLimitError` where a point that is needed is not among `points`: it did not fit.
     """
-    contexts = sorted(p.tokens for p in seconds if p.kind == "decode" and p.rows == rows)
-    table = np.array([seconds[Point("decode", rows, t)] for t in contexts])
-    prefill = decode = 0.0
-    for (prompt, new, steps), count in Counter((s.prompt, s.prefill, s.steps) for s in segments).items():
-        point = Point("prefill", rows, new)
-        if point not in seconds or (steps and not (contexts and contexts[0] <= prompt + 1)):
-            raise MemoryLimitError(f"{rows} prompts of {new} tokens did not fit in memory while profiling")
-        prefill += count * seconds[point]
-        if steps:
-            if prompt + steps > contexts[-1]:
-                raise MemoryLimitError(
-                    f"{rows} sequences at context {prompt + steps} did not fit in memory while profiling"
-                )
-            at: npt.NDArray[np.float64] = np.arange(prompt + 1, prompt + steps + 1, dtype=np.float64)
-            decode += count * float(np.interp(at, contexts, table).sum())
-    return prefill, decode
+    segments = Counter((s.prompt, s.prefill, s.steps) for s in cell.segments)
+    known = set(points)
+    totals: defaultdict[Point, float] = defaultdict(float)
+    for rows, waves in Counter(rows_of(cell, limits)).items():
+        contexts = np.array(sorted(p.tokens for p in known if p.kind == "decode" and p.rows == rows), dtype=np.int64)
+        shares = np.zeros(len(contexts))
+        for (prompt, new, steps), count in segments.items():
+            prefill = Point("prefill", rows, new)
+            if prefill not in known:
+                raise MemoryLimitError(f"{rows} prompts of {new} tokens did not fit in memory while profiling")
+            totals[prefill] += waves * count
+            if not steps:
+                continue
+            if not len(contexts) or not contexts[0] <= prompt + 1 <= prompt + steps <= contexts[-1]:
+                raise MemoryLimitError(f"{rows} sequences at context {prompt + steps} did not fit while profiling")
+            at = np.arange(prompt + 1, prompt + steps + 1)
+            right = np.clip(np.searchsorted(contexts, at), 1, max(len(contexts) - 1, 1))
+            left = right - 1
+            if len(contexts) == 1:
+                shares[0] += count * steps
+                continue
+            share = (at - contexts[left]) / (contexts[right] - contexts[left])
+            np.add.at(shares, left, count * (1 - share))
+            np.add.at(shares, right, count * share)
+        for context, share_of in zip(contexts.tolist(), shares.tolist(), strict=True):
+            if share_of:
+                totals[Point("decode", rows, context)] += waves * share_of
+    return dict(totals)
 
 
 def cell_seconds(seconds: Mapping[Point, float], cell: Cell, limits: Limits) -> tuple[float, float]:
-    """(prefill, decode) seconds of all of a cell's traces, wave after wave."""
-    segments = cell.segments
-    parts = [(count, integrate(seconds, segments, rows)) for rows, count in Counter(rows_of(cell, limits)).items()]
-    return sum(n * p for n, (p, _) in parts), sum(n * d for n, (_, d) in parts)
+    """(prefill, decode) seconds of all of a cell's traces."""
+    parts = {"prefill": 0.0, "decode": 0.0}
+    for point, weight in weights(cell, limits, seconds).items():
+        parts[point.kind] += weight * seconds[point]
+    return parts["prefill"], parts["decode"]
+
+
+def replicates(store: Store, *, count: int = 400, seed: int = 0) -> Callable[[DataFrame], FloatArray]:
+    """For the intervals of laws: a function that re-integrates profiled rows over resampled grids.
+
+    Rows integrated from one grid are not independent, so it is the grid's visits that are drawn again, with
+    replacement within each point. Returns [count, rows] device-seconds a trace for a frame of rows of `store`.
+    """
+    cells = {data["cell_id"]: Cell.from_json(data) for data in store.manifest["cells"]}
+    limits = Limits(**store.manifest["profile_limits"])
+
+    def resample(frame: DataFrame) -> FloatArray:
+        drawn = np.empty((count, len(frame)))
+        for name, rows in frame.reset_index(drop=True).groupby("grid_id"):
+            grid = Grid.from_json(store.grid(str(name)))
+            generator = np.random.default_rng([seed, int(str(name)[:8], 16)])
+            means = [grid.resample(generator) for _ in range(count)]
+            for at, row in zip(rows.index.to_numpy(dtype=np.int64), rows.to_dict("records"), strict=True):
+                weight = weights(cells[row["cell_id"]], limits, grid.visits)
+                scale = row["devices"] / row["traces"]
+                drawn[:, at] = [scale * sum(w * mean[p] for p, w in weight.items()) for mean in means]
+        return drawn
+
+    return resample
 
 
 def grid_id(points: Sequence[Point], identity: str) -> str:
