@@ -21,9 +21,9 @@ from scaling.errors import ScalingError, unknown
 # The function returns its exit code, or None for 0.
 COMMANDS = [
     "run",
-    "fetch",
     "fit",
     "report",
+    "fetch",
     "trace",
 ]
 
