@@ -135,9 +135,9 @@ class LocalEngine:
         self.vocabulary = model.shape.vocabulary
         self._forward = Forward(model)
         self._dtype = model.head.dtype
-        token_bytes = model.shape.kv_bytes_per_token(str(self._dtype).removeprefix("torch."))
+        self._token_bytes = model.shape.kv_bytes_per_token(str(self._dtype).removeprefix("torch."))
         self._limits = _limits(
-            kv_bytes, token_bytes, max_sequences, max_length or model.shape.max_positions, self._forward.device
+            kv_bytes, self._token_bytes, max_sequences, max_length or model.shape.max_positions, self._forward.device
         )
         self._batch: _Batch | None = _Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
         self._scratch: PagedKV | None = None
@@ -213,12 +213,9 @@ class LocalEngine:
         """Seconds of encoding prompts of lengths `prefill` and of one decode step at `contexts`, on synthetic KV.
 
         Runs the code that `step` runs, on KV memory of its own that the first call allocates: running requests are
-        not touched. Raises `MemoryLimitError` if `contexts` and `prefill` exceed the engine's limits.
+        not touched. Raises `MemoryLimitError` if that memory is not free; the engine's own limits do not bound it.
         """
         pages = sum(pages_of(n) for n in (*contexts, *prefill))
-        rows = len(contexts) + len(prefill)
-        if pages * PAGE_TOKENS > self._limits.kv_tokens or rows > self._limits.max_sequences:
-            raise MemoryLimitError(f"{rows} rows of {pages * PAGE_TOKENS} KV tokens do not fit {self._limits}")
         if self._scratch is None or self._scratch.pages < pages:
             self._scratch = None
             self._scratch = self._memory(pages)
@@ -292,10 +289,14 @@ class LocalEngine:
         self._batch = self._scratch = None
 
     def _memory(self, pages: int) -> PagedKV:
+        tokens = pages * PAGE_TOKENS
+        needed, free = tokens * self._token_bytes, _free_bytes(self._forward.device)
+        if needed > free:  # a CPU would promise the memory and kill the process later
+            raise MemoryLimitError(f"{tokens} KV tokens need {needed} bytes, and {free} are free")
         try:
             return PagedKV(self.model.shape, pages, self._dtype, self._forward.device)
         except RuntimeError as error:  # torch's out-of-memory errors, on CPU and CUDA
-            raise MemoryLimitError(f"no memory for {pages * PAGE_TOKENS} KV tokens: {error}") from None
+            raise MemoryLimitError(f"no memory for {tokens} KV tokens: {error}") from None
 
     def _awake(self) -> _Batch:
         if self._batch is None:
@@ -352,8 +353,7 @@ class LocalEngine:
 def _limits(kv_bytes: int | None, token_bytes: int, sequences: int, length: int, device: torch.device) -> Limits:
     if sequences < 1:
         raise UsageError(f"max_sequences {sequences} is not positive")
-    cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    free = _free_bytes(device)
     if kv_bytes is None:
         kv_bytes = min(int(_FREE_MEMORY_SHARE * free), sequences * pages_of(length) * PAGE_TOKENS * token_bytes)
     elif kv_bytes > free:
@@ -362,6 +362,11 @@ def _limits(kv_bytes: int | None, token_bytes: int, sequences: int, length: int,
     if pages < 1:
         raise MemoryLimitError(f"{kv_bytes} bytes of KV memory hold no page of {token_bytes * PAGE_TOKENS} bytes")
     return Limits(kv_tokens=pages * PAGE_TOKENS, max_sequences=sequences, max_length=length)
+
+
+def _free_bytes(device: torch.device) -> int:
+    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return free
 
 
 def _passes(rows: Sequence[_Row]) -> list[list[_Row]]:

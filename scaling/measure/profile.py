@@ -55,9 +55,10 @@ class Grid:
         return {point: statistics.fmean(seconds) for point, seconds in self.visits.items()}
 
     def resample(self, generator: np.random.Generator) -> dict[Point, float]:
-        """Means of visits drawn with replacement within each point."""
+        """Means of visits drawn with replacement within each point: of n visits n−1, which makes the spread of the
+        means that of a mean of n."""
         return {
-            point: float(np.mean(generator.choice(seconds, size=len(seconds))))
+            point: float(np.mean(generator.choice(seconds, size=max(len(seconds) - 1, 1))))
             for point, seconds in self.visits.items()
         }
 

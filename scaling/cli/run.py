@@ -1,0 +1,231 @@
+"""`scaling run`: measure environments across thinking lengths."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scaling.cli.console import console, print_json, say, warn
+from scaling.errors import UsageError
+from scaling.lengths import format_tokens, parse_lengths, parse_tokens
+
+if TYPE_CHECKING:
+    from scaling.measure.run import Outcome, Prepared
+    from scaling.measure.sweep import Progress
+
+EXAMPLES = (
+    "scaling run                                                   # the tiny model here, in minutes",
+    "scaling run --mode delethink --lengths 8k..96k",
+    "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
+    "scaling run --resume                                          # go on with the newest run",
+)
+FINISHED_WITH_FAILURES = 4
+
+
+def run(
+    mode: Annotated[
+        list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
+    ] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Thinking tokens a trace: 8k..96k, 1k,2k,4k, a..b:step, a..b/n.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Built-in architecture with random weights, or the directory of a checkpoint. "
+            "Default: r1-distill-qwen-1.5b where there is a GPU, tiny where not."
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="What runs the model: local.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16. Default: bfloat16 on a GPU, float32 on a CPU.")
+    ] = None,
+    context_size: Annotated[
+        str | None, typer.Option(help="Delethink's C, new tokens of the first chunk. Default 8k; 1k for tiny.")
+    ] = None,
+    state_size: Annotated[
+        str | None, typer.Option(help="Delethink's m, last tokens that a chunk keeps. Default C/2.")
+    ] = None,
+    head: Annotated[int | None, typer.Option(help="First tokens of chunk 1 that all chunks keep. Default 100.")] = None,
+    carryover: Annotated[
+        str | None, typer.Option(help="algorithm1 (the paper's), chunkwise, recipe or untrimmed.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Delethink's I instead of --lengths: one length, the budget C+(I-1)(C-m).")
+    ] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Tokens of the query. Default 64.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most traces in flight. Default 2; 32 on a GPU.")] = None,
+    traces: Annotated[int | None, typer.Option(help="Traces a repeat. Default: as many as --concurrency.")] = None,
+    phase: Annotated[
+        list[str] | None, typer.Option(help="rollout, logprob, update, sync. Repeatable; rollout by default.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Repeats of every cell. Default 3.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="full samples every token; profile times single steps on a grid and integrates; auto takes full "
+            "for the lengths that fit a few minutes and profile for the whole curve where some do not."
+        ),
+    ] = None,
+    kv_memory: Annotated[str | None, typer.Option(help="KV memory, e.g. 2g. Default: what the cells need.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, prompts, sampling and order. Default 0.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run. Default runs/<time>-<model>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest run.")] = False,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="Measure what this run measured; options given here override it.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their expected time.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")] = False,
+) -> int:
+    """Measure what thinking costs: LongCoT and Delethink across thinking lengths.
+
+    Each repeat is stored as soon as it exists; an interrupted run goes on with --resume.
+    """
+    given: dict[str, Any] = {
+        "modes": tuple(dict.fromkeys(mode)) if mode else None,
+        "lengths": tuple(parse_lengths(lengths)) if lengths is not None else None,
+        "model": model,
+        "engine": engine,
+        "dtype": dtype,
+        "context_size": parse_tokens(context_size) if context_size is not None else None,
+        "state_size": parse_tokens(state_size) if state_size is not None else None,
+        "head": head,
+        "carryover": carryover,
+        "prompt_tokens": prompt_tokens,
+        "concurrency": concurrency,
+        "traces": traces,
+        "phases": tuple(dict.fromkeys(phase)) if phase else None,
+        "repeats": repeats,
+        "method": method,
+        "kv_memory": _bytes(kv_memory) if kv_memory is not None else None,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume:
+        if given or iterations is not None or from_run is not None or dry_run:
+            raise UsageError("--resume goes on with a run as it was begun; it takes --out and --json, nothing else")
+        return _resume(out, json)
+    from scaling.measure.run import configure, default_directory, execute, prepare
+
+    config = configure(given, iterations=iterations, like=from_run)
+    prepared = prepare(config)
+    if dry_run:
+        _show_plan(prepared, json)
+        return 0
+    target = out or default_directory(config)
+    say(
+        f"{len(prepared.planned)} cells × {config.repeats} repeats on {prepared.device}, "
+        f"about {_duration(prepared.expected_seconds)}; into {target}"
+    )
+    command = shlex.join(["scaling", *sys.argv[1:]])
+    return _finish(target, lambda observe: execute(prepared, target, observe=observe, command=command), json)
+
+
+def _resume(out: Path | None, json: bool) -> int:
+    from scaling.measure.run import resume
+    from scaling.results import newest_run
+
+    target = out or newest_run()
+    return _finish(target, lambda observe: resume(target, observe=observe), json)
+
+
+def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome], json: bool) -> int:
+    """Runs the work under a progress bar and says what came of it; returns the exit code."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} {task.fields[left]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("loading", total=None, rate="", left="")
+
+        def observe(progress: Progress) -> None:
+            rate = f"{progress.tokens_per_second:,.0f} tokens/s," if progress.tokens_per_second else ""
+            bar.update(
+                task,
+                description=progress.now,
+                total=progress.total,
+                completed=progress.stored,
+                rate=rate,
+                left=f"{_duration(progress.seconds_left)} left",
+            )
+
+        try:
+            outcome = work(observe)
+        except KeyboardInterrupt:
+            bar.stop()
+            if target.is_dir():
+                warn(f"interrupted; what is measured is saved; go on with: scaling run --resume --out {target}")
+            raise
+    frame = outcome.store.frame()
+    if outcome.failed:
+        for row in frame[frame["status"] != "ok"].drop_duplicates("cell_id").to_dict("records"):
+            length = format_tokens(int(row["mean_thinking_tokens"]))
+            warn(f"{row['environment']} {row['phase']} at {length}: {row['status']}: {row['reason']}")
+    if json:
+        print_json({"run": target, "rows": len(frame), "failed": outcome.failed})
+    else:
+        print(target)
+    say(f"{len(frame)} rows, {outcome.failed} failed; next: scaling fit {target}; scaling report {target}")
+    return FINISHED_WITH_FAILURES if outcome.failed else 0
+
+
+def _show_plan(prepared: Prepared, json: bool) -> None:
+    if json:
+        cells = [
+            {
+                "environment": p.cell.environment,
+                "thinking_tokens": p.cell.thinking_tokens,
+                "phase": p.cell.phase,
+                "method": p.cell.method,
+                "chunks": len(p.cell.response_lengths),
+                "expected_seconds": p.seconds,
+            }
+            for p in prepared.planned
+        ]
+        print_json({"cells": cells, "repeats": prepared.config.repeats, "expected_seconds": prepared.expected_seconds})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{prepared.config.model} on {prepared.device}, each cell × {prepared.config.repeats} repeats")
+    for heading in ("environment", "phase", "method"):
+        table.add_column(heading)
+    for heading in ("thinking tokens", "chunks", "expected a repeat"):
+        table.add_column(heading, justify="right")
+    for p in prepared.planned:
+        length, chunks = format_tokens(p.cell.thinking_tokens), len(p.cell.response_lengths)
+        table.add_row(p.cell.environment, p.cell.phase, p.cell.method, length, f"{chunks}", _duration(p.seconds))
+    Console().print(table)
+    print(f"about {_duration(prepared.expected_seconds)} in all, estimated from a roofline of this machine")
+
+
+def _bytes(text: str) -> int:
+    units = {"k": 2**10, "m": 2**20, "g": 2**30}
+    number, unit = (text[:-1], units[text[-1].lower()]) if text[-1:].lower() in units else (text, 1)
+    try:
+        value = int(float(number) * unit)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise UsageError(f"KV memory {text!r} is not a size; expected bytes such as 512m or 2g")
+    return value
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,97 @@
+"""Measures the training phases: log-probabilities, update and weight transfer, on traces of random tokens."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from scaling.measure.cells import Cell
+from scaling.measure.full import Measurement
+from scaling.measure.subject import Subject
+
+if TYPE_CHECKING:
+    from scaling.update import Batch, Sample
+
+TOKEN_BUDGET = 16384
+"""Input tokens of a micro-batch; a longer chunk is one alone."""
+
+
+def measure_phase(subject: Subject, cell: Cell, seed: int) -> Measurement:
+    """Measures one repeat of a `logprob`, `update` or `sync` cell.
+
+    `full` puts every chunk of every trace through the model, packed; `profile` times each distinct chunk length once
+    and counts it as often as the traces have it. An update is forward and backward with activation checkpointing and
+    sliced log-probabilities; the optimizer's step is not in it, being paid once a batch and not once a trace.
+    """
+    if cell.phase == "sync":
+        return _sync(subject)
+    from scaling.update import Batch, pack
+
+    segments = Counter((s.prompt, s.decode) for s in cell.segments)
+    generator = random.Random(seed)
+    _train(subject, cell, [Batch.of([_sample(generator, subject, 32, 32)])])  # first-use costs
+    elapsed = wall = 0.0
+    if cell.method == "profile":
+        samples = [_sample(generator, subject, *segment) for segment in segments]
+        for sample, count in zip(samples, segments.values(), strict=True):
+            seconds = _train(subject, cell, [Batch.of([sample])])
+            elapsed += seconds
+            wall += seconds * count * cell.traces
+    else:
+        samples = [_sample(generator, subject, s.prompt, s.decode) for s in cell.segments for _ in range(cell.traces)]
+        elapsed = wall = _train(subject, cell, pack(samples, TOKEN_BUDGET))
+    return Measurement(
+        wall_seconds=wall,
+        elapsed_seconds=elapsed,
+        processed_tokens=sum(sample.input_tokens for sample in samples),
+        actual_thinking_tokens=float(cell.thinking_tokens),
+        chunks=cell.traces * len(cell.segments),
+    )
+
+
+def _train(subject: Subject, cell: Cell, batches: Sequence[Batch]) -> float:
+    """Seconds of the phase over these micro-batches, synchronised."""
+    import torch
+
+    from scaling.update import backward, logprobs
+
+    batches = [batch.to(subject.torch_device) for batch in batches]
+    start = _now(subject)
+    for batch in batches:
+        if cell.phase == "update":
+            backward(subject.model, batch, traces=cell.traces)
+        else:
+            with torch.no_grad():
+                logprobs(subject.model, batch)
+    seconds = _now(subject) - start
+    subject.model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _sample(generator: random.Random, subject: Subject, prompt: int, response: int) -> Sample:
+    from scaling.update import Sample
+
+    tokens = tuple(generator.choices(range(subject.shape.vocabulary), k=prompt + response))
+    likely = -math.log(subject.shape.vocabulary)  # of a token under random weights: importance weights near 1
+    return Sample(tokens[:prompt], tokens[prompt:], 1.0, (likely,) * response, 0, response)
+
+
+def _sync(subject: Subject) -> Measurement:
+    """Copies the trainer's weights into the engine once; `wall_seconds` is the whole transfer."""
+    tensors = [(name, tensor.detach().clone()) for name, tensor in subject.model.named_parameters()]
+    start = _now(subject)
+    subject.engine.load_weights(tensors, version=0)
+    seconds = _now(subject) - start
+    return Measurement(wall_seconds=seconds, elapsed_seconds=seconds, processed_tokens=0)
+
+
+def _now(subject: Subject) -> float:
+    if subject.torch_device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,97 @@
+"""Decides, before anything is measured, which cells a run has, by which method, and how long each should take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaling.engines.base import Limits
+from scaling.measure import profile
+from scaling.measure.cells import Cell, RunConfig, cells_for
+from scaling.predict.roofline import (
+    Machine,
+    decode_seconds,
+    logprob_seconds,
+    prefill_seconds,
+    rollout_seconds,
+    update_seconds,
+)
+from scaling.predict.shape import DTYPE_BYTES, Shape
+from scaling.results import Phase
+
+AUTO_FULL_SECONDS = 180.0
+"""What `auto` lets a run's full measurements take in all, before it profiles the whole curve as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """A cell and the seconds that one repeat of it should take."""
+
+    cell: Cell
+    seconds: float
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PlannedCell:
+        return cls(Cell.from_json(data), float(data["expected_seconds"]))
+
+
+def plan(config: RunConfig, shape: Shape, machine: Machine, *, weights: str, device: str) -> list[PlannedCell]:
+    """The cells of a run.
+
+    `auto` measures in full, from the shortest length up, what should take `AUTO_FULL_SECONDS` in all; if lengths are
+    left, the rollout of every length is profiled too, so that one curve reaches the longest with one method.
+    Training phases have no such short cut for LongCoT, so `auto` measures them where it measures in full.
+    """
+
+    def cells(method: Any, lengths: tuple[int, ...], phases: tuple[Phase, ...]) -> list[PlannedCell]:
+        made = cells_for(config, method, lengths, phases, weights=weights, device=device)
+        return [PlannedCell(cell, expected_seconds(cell, shape, machine)) for cell in made]
+
+    if config.method != "auto":
+        planned = cells(config.method, config.lengths, config.phases)
+        return _share_visits(planned, shape, machine) if config.method == "profile" else planned
+    full: list[PlannedCell] = []
+    left = AUTO_FULL_SECONDS
+    reached = 0
+    for length in config.lengths:
+        here = cells("full", (length,), tuple(p for p in config.phases if p != "sync"))
+        left -= config.repeats * sum(p.seconds for p in here)
+        if left < 0 and "rollout" in config.phases:
+            break
+        full += here
+        reached += 1
+    if "sync" in config.phases:
+        full += cells("full", config.lengths[:1], ("sync",))
+    if reached == len(config.lengths):
+        return full
+    return full + _share_visits(cells("profile", config.lengths, ("rollout",)), shape, machine)
+
+
+def expected_seconds(cell: Cell, shape: Shape, machine: Machine) -> float:
+    """Roofline seconds of measuring one repeat of the cell in full."""
+    if cell.phase == "sync":
+        return 2 * shape.parameters * DTYPE_BYTES[cell.weight_dtype] / machine.bandwidth_bytes_per_s
+    segments = cell.segments
+    if cell.phase == "rollout":
+        waves = profile.rows_of(cell, Limits(10**18, cell.concurrency, 10**18))
+        return sum(rollout_seconds(shape, segments, rows, cell.weight_dtype, machine) for rows in waves)
+    seconds = update_seconds if cell.phase == "update" else logprob_seconds
+    return cell.traces * seconds(shape, segments, cell.weight_dtype, machine)
+
+
+def _share_visits(planned: list[PlannedCell], shape: Shape, machine: Machine) -> list[PlannedCell]:
+    """Gives each profiled rollout its part of the time that the visits of their common grid should take."""
+    rollouts = [p for p in planned if p.cell.phase == "rollout"]
+    if not rollouts:
+        return planned
+    limits = Limits(10**18, rollouts[0].cell.concurrency, 10**18)
+    dtype = rollouts[0].cell.weight_dtype
+    total = 0.0
+    for point in profile.points_for([p.cell for p in rollouts], limits):
+        if point.kind == "prefill":
+            total += profile.VISITS * prefill_seconds(shape, point.tokens, point.rows, dtype, machine)
+        else:
+            once = decode_seconds(shape, [point.tokens] * point.rows, dtype, machine)
+            total += profile.VISITS * (profile.WARM_UP_STEPS + profile.STEPS) * once
+    return [PlannedCell(p.cell, total / len(rollouts)) if p.cell.phase == "rollout" else p for p in planned]

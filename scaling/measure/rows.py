@@ -1,0 +1,118 @@
+"""Turns what a measurement found into a row, or into a row that says why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scaling.measure.cells import Cell
+from scaling.measure.full import Measurement
+from scaling.measure.telemetry import Telemetry
+from scaling.predict.shape import FlopsConvention, Shape
+from scaling.results import SCHEMA_VERSION, Row, Status
+
+FLOPS_CONVENTION: FlopsConvention = "causal"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all rows of a run share."""
+
+    shape: Shape
+    devices: int
+    fingerprint_id: str
+
+
+def build_row(
+    cell: Cell,
+    repeat: int,
+    seed: int,
+    started_unix: float,
+    context: Context,
+    telemetry: Telemetry,
+    outcome: Measurement | tuple[Status, str],
+) -> Row:
+    """The row of a repeat: with metrics if `outcome` is a measurement, with nulls and a reason if it is a failure."""
+    found: Measurement | None = None
+    status: Status = "ok"
+    reason: str | None = None
+    if not isinstance(outcome, Measurement):
+        status, reason = outcome
+    elif outcome.failure:
+        status, reason = "error", outcome.failure
+    else:
+        found = outcome
+    parameters: dict[str, Any] = dict(cell.parameters)
+    environment = cell.rebuild_environment()
+    kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)
+    thought = found.actual_thinking_tokens * cell.traces if found and found.actual_thinking_tokens else None
+    is_sync = cell.phase == "sync"
+    return Row(
+        schema_version=SCHEMA_VERSION,
+        cell_id=cell.id,
+        repeat=repeat,
+        method=cell.method,
+        phase=cell.phase,
+        status=status,
+        reason=reason,
+        model=cell.model,
+        engine=cell.engine,
+        device=cell.device,
+        devices=context.devices,
+        tensor_parallel=1,
+        data_parallel=1,
+        weight_dtype=cell.weight_dtype,
+        activation_dtype=cell.activation_dtype,
+        kv_dtype=cell.kv_dtype,
+        environment=cell.environment,
+        context_size=parameters.get("context_size"),
+        state_size=parameters.get("state_size"),
+        head=parameters.get("head"),
+        iterations=parameters.get("iterations"),
+        carryover=parameters.get("carryover"),
+        prompt_tokens=cell.prompt_tokens,
+        thinking_budget=environment.budget,
+        mean_thinking_tokens=cell.thinking_tokens,
+        traces=cell.traces,
+        concurrency_limit=cell.concurrency,
+        actual_thinking_tokens=found.actual_thinking_tokens if found else None,
+        failed_traces=found.failed_traces if found else None,
+        chunks=found.chunks if found else None,
+        prefill_computed_tokens=found.prefill_computed_tokens if found else None,
+        prefill_cached_tokens=found.prefill_cached_tokens if found else None,
+        decode_tokens=found.decode_tokens if found else None,
+        processed_tokens=found.processed_tokens if found else None,
+        concurrency_mean=found.concurrency_mean if found else None,
+        concurrency_peak=found.concurrency_peak if found else None,
+        preemptions=found.preemptions if found else None,
+        wall_seconds=found.wall_seconds if found else None,
+        device_seconds_per_trace=(
+            found.wall_seconds * context.devices / cell.traces if found and not is_sync else None
+        ),
+        prefill_seconds=found.prefill_seconds if found else None,
+        decode_seconds=found.decode_seconds if found else None,
+        elapsed_seconds=found.elapsed_seconds if found else None,
+        tokens_per_second=thought / found.wall_seconds if found and thought else None,
+        flops=_flops(cell, context.shape) if found else None,
+        flops_convention=FLOPS_CONVENTION,
+        kv_bytes_per_token=kv_bytes,
+        peak_kv_bytes=found.peak_kv_tokens * kv_bytes if found and found.peak_kv_tokens is not None else None,
+        peak_memory_bytes=telemetry.peak_memory_bytes if found and cell.method == "full" else None,
+        memory_method=telemetry.memory_method if found and cell.method == "full" else None,
+        energy_joules=telemetry.energy_joules if found and cell.method == "full" else None,
+        energy_reason=telemetry.energy_reason if cell.method == "full" else "not integrated by profile",
+        seconds_valid=bool(found) and telemetry.seconds_valid,
+        seconds_reason=telemetry.seconds_reason if found else "failed",
+        memory_valid=bool(found) and cell.method == "full",
+        memory_reason=None if found and cell.method == "full" else "failed" if not found else "profile",
+        grid_id=found.grid_id if found else None,
+        started_unix=started_unix,
+        fingerprint_id=context.fingerprint_id,
+        seed=seed,
+    )
+
+
+def _flops(cell: Cell, shape: Shape) -> float | None:
+    """Analytic FLOPs of all the cell's traces in its phase; None for weight transfer, which has none to speak of."""
+    count = {"rollout": shape.rollout_flops, "logprob": shape.logprob_flops, "update": shape.update_flops}
+    return cell.traces * count[cell.phase](cell.segments, FLOPS_CONVENTION) if cell.phase in count else None

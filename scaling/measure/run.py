@@ -1,0 +1,196 @@
+"""One run from its configuration to its rows: model, engine, plan, manifest, sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from scaling.engines.base import Limits
+from scaling.errors import StoreError, UsageError, unknown
+from scaling.lengths import parse_lengths
+from scaling.measure.cells import RunConfig
+from scaling.measure.fingerprint import fingerprint, fingerprint_id
+from scaling.measure.machine import probe_machine
+from scaling.measure.plan import PlannedCell, plan
+from scaling.measure.subject import Subject, build_subject, device_name, has_gpu, torch_device
+from scaling.measure.sweep import Progress, Sweep
+from scaling.models import Source, resolve
+from scaling.predict.shape import Shape
+from scaling.results import Store
+from scaling.thinking import Delethink
+
+ENGINES = ("local",)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that is about to start: what it measures and how long that should take."""
+
+    config: RunConfig
+    source: Source
+    device: str
+    planned: list[PlannedCell]
+    fingerprint: dict[str, Any]
+    machine: dict[str, Any]
+
+    @property
+    def expected_seconds(self) -> float:
+        return self.config.repeats * sum(p.seconds for p in self.planned)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run: its store, and how many of its repeats are rows that say why they failed."""
+
+    store: Store
+    total: int
+    failed: int
+
+
+def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: Path | None = None) -> RunConfig:
+    """The configuration of a run: what is `given` (fields of `RunConfig`), over that of the run `like`, or over the
+    defaults of the model and the device.
+
+    `iterations` sets the one length instead: Delethink's budget at so many. `tiny`'s context size is 1024, so that a
+    laptop sees many chunks; the state is half the context.
+    """
+    if like is not None:
+        base = dict(Store.open(like).manifest["config"])
+    else:
+        gpu = has_gpu()
+        model = given.get("model", "r1-distill-qwen-1.5b" if gpu else "tiny")
+        base = {
+            "model": model,
+            "lengths": tuple(parse_lengths("1k..96k" if model == "tiny" else "8k..96k")),
+            "dtype": "bfloat16" if gpu else "float32",
+            "context_size": 1024 if model == "tiny" else 8192,
+            "concurrency": 32 if gpu else 2,
+        }
+    merged = {**base, **given}
+    if "state_size" not in given and (like is None or "context_size" in given):
+        merged["state_size"] = merged["context_size"] // 2
+    if "traces" not in given and (like is None or "concurrency" in given):
+        merged["traces"] = merged["concurrency"]
+    config = RunConfig.from_json(merged)
+    if iterations is None:
+        return config
+    if "lengths" in given:
+        raise UsageError("iterations and lengths both set the thinking tokens; give one of them")
+    budget = Delethink(config.context_size, config.state_size, iterations, config.head, config.carryover).budget
+    return replace(config, lengths=(budget,))
+
+
+def run(
+    *,
+    out: Path | str | None = None,
+    iterations: int | None = None,
+    like: Path | str | None = None,
+    observe: Callable[[Progress], None] = lambda _: None,
+    **options: Any,
+) -> Store:
+    """Measures, as `scaling run` does, and returns the store of the rows.
+
+    `options` are the fields of `RunConfig`; `lengths` may be text such as "1k..8k". `store.frame()` is a DataFrame
+    with a row a repeat.
+    """
+    if isinstance(options.get("lengths"), str):
+        options["lengths"] = tuple(parse_lengths(options["lengths"]))
+    if unknown_options := set(options) - {f.name for f in fields(RunConfig)}:
+        raise unknown("option", sorted(unknown_options)[0], [f.name for f in fields(RunConfig)])
+    prepared = prepare(configure(options, iterations=iterations, like=Path(like) if like else None))
+    return execute(prepared, Path(out) if out else default_directory(prepared.config), observe=observe).store
+
+
+def default_directory(config: RunConfig) -> Path:
+    """runs/<time>-<model>."""
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(config.model).name}"
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Plans a run without building its model: probes the machine for a second, then costs every cell analytically."""
+    if config.engine not in ENGINES:
+        raise unknown("engine", config.engine, ENGINES)
+    source = resolve(config.model, weights=False)
+    shape = Shape.from_config(source.config)
+    longest = config.prompt_tokens + max(config.lengths)
+    if "longcot" in config.modes and longest > shape.max_positions and source.weights == "checkpoint":
+        raise UsageError(
+            f"LongCoT at {max(config.lengths)} thinking tokens needs {longest} positions, "
+            f"but {config.model} was trained for {shape.max_positions}; shorten --lengths"
+        )
+    device = device_name()
+    machine = probe_machine(torch_device(), config.dtype)
+    planned = plan(config, shape, machine, weights=source.digest or source.weights, device=device)
+    return Prepared(config, source, device, planned, fingerprint(), machine.to_json())
+
+
+def execute(
+    prepared: Prepared, out: Path, *, observe: Callable[[Progress], None] = lambda _: None, command: str | None = None
+) -> Outcome:
+    """Measures a prepared run into a new directory `out`."""
+    subject = build_subject(prepared.config, prepared.source, [p.cell for p in prepared.planned])
+    store = Store.create(
+        out,
+        {
+            "config": prepared.config.to_json(),
+            "device": prepared.device,
+            "cells": [{**p.cell.to_json(), "expected_seconds": p.seconds} for p in prepared.planned],
+            "model": prepared.source.record(),
+            "machine": prepared.machine,
+            "fingerprint": prepared.fingerprint,
+            "fingerprint_id": fingerprint_id(prepared.fingerprint),
+            "profile_limits": asdict(subject.profile_limits),
+            "command": command,
+        },
+    )
+    return _sweep(store, prepared.config, subject, prepared.planned, observe)
+
+
+def resume(out: Path, *, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
+    """Goes on with the run in `out` as its manifest says; what it has already is kept.
+
+    Raises `StoreError` where the machine, the versions or the weights differ from those that it began with: rows of
+    one run must be comparable.
+    """
+    store = Store.open(out)
+    here = fingerprint_id(fingerprint())
+    if store.manifest["fingerprint_id"] != here:
+        raise StoreError(
+            f"{out} was begun on another machine or with other versions (fingerprint "
+            f"{store.manifest['fingerprint_id']}, here {here}); start a new run with --from {out}"
+        )
+    config = RunConfig.from_json(store.manifest["config"])
+    planned = [PlannedCell.from_json(cell) for cell in store.manifest["cells"]]
+    source = resolve(config.model, weights=False)
+    if source.digest != store.manifest["model"]["digest"]:
+        raise StoreError(f"{out} was begun with other weights of {config.model}; start a new run with --from {out}")
+    subject = build_subject(config, source, [p.cell for p in planned])
+    subject.profile_limits = Limits(**store.manifest["profile_limits"])
+    return _sweep(store, config, subject, planned, observe)
+
+
+def _sweep(
+    store: Store,
+    config: RunConfig,
+    subject: Subject,
+    planned: list[PlannedCell],
+    observe: Callable[[Progress], None],
+) -> Outcome:
+    sweep = Sweep(
+        subject,
+        planned,
+        store,
+        repeats=config.repeats,
+        seed=config.seed,
+        fingerprint_id=store.manifest["fingerprint_id"],
+        observe=observe,
+    )
+    try:
+        sweep.run()
+    finally:
+        subject.engine.close()
+    frame = store.frame()
+    return Outcome(store, sweep.total, int((frame["status"] != "ok").sum()))
