@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from reports.drawing import short
-from scaling.results import Row
+from scaling.results import Row, timed
 
 if TYPE_CHECKING:
     from scaling.laws import Fit
@@ -72,7 +72,7 @@ class Setting:
     @property
     def timed(self) -> pd.DataFrame:
         """Rows whose seconds may be used."""
-        return usable(self.rows, "device_seconds_per_trace", "seconds_valid")
+        return timed(self.rows)
 
     def laws(self, variant: Variant, phase: str) -> list[Fit]:
         """The laws of one environment in one phase: one a method and concurrency regime, the farthest measured last."""

@@ -398,3 +398,13 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def timed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Finished rows whose seconds are worth using: of each cell the valid ones, or all of a cell that has no valid one.
+
+    A busy machine spoils seconds, but does not make a run worthless: who reads them says how many are not valid.
+    """
+    found = rows[(rows["status"] == "ok") & rows["device_seconds_per_trace"].notna()]
+    valid = found["seconds_valid"].fillna(False).astype(bool)
+    return found[valid | ~valid.groupby(found["cell_id"]).transform("any")]

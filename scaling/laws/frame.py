@@ -13,6 +13,7 @@ import pandas as pd
 from scaling.errors import FitError
 from scaling.laws.fit import Fit, fit_curve
 from scaling.laws.models import Array
+from scaling.results import timed
 
 CURVE_COLUMNS = (
     "model",
@@ -49,6 +50,8 @@ def fit_frame(frame: pd.DataFrame, replicates: Callable[[pd.DataFrame], Array] |
     but name, and inside a chunk it is off its own line. Where the mean concurrency of a curve's lengths differs by
     more than 10 %, each regime is a curve of its own. A curve's `concurrency_mean` stands beside `CURVE_COLUMNS`.
 
+    Weight transfer (`sync`) does not depend on thinking and has no law.
+
     `replicates`: gives, for the rows of a profiled curve, [B, rows] of re-integrated device-seconds per trace.
     A curve that cannot be fitted issues a `FitWarning`; raises `FitError` if that leaves none.
     """
@@ -57,7 +60,8 @@ def fit_frame(frame: pd.DataFrame, replicates: Callable[[pd.DataFrame], Array] |
         raise FitError(f"rows lack the columns {', '.join(missing)}; expected the rows of `scaling run`")
     fits: list[Fit] = []
     problems = []
-    for key, rows in frame.groupby(list(CURVE_COLUMNS), dropna=False, sort=False):
+    with_length = frame[frame["phase"] != "sync"]
+    for key, rows in with_length.groupby(list(CURVE_COLUMNS), dropna=False, sort=False):
         curve: dict[str, object] = {
             c: _plain(v) for c, v in zip(CURVE_COLUMNS, cast(tuple[Any, ...], key), strict=True)
         }
@@ -128,10 +132,12 @@ def _usable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if failed.any():
         counts = ", ".join(f"{n} {status}" for status, n in rows.loc[failed, "status"].value_counts().items())
         said.append(f"{failed.sum()} of {len(rows)} rows did not finish ({counts}) and are left out")
-    invalid = ~failed & (rows["device_seconds_per_trace"].isna() | ~rows["seconds_valid"].fillna(False).astype(bool))
-    if invalid.any():
-        said.append(f"{invalid.sum()} of {len(rows)} rows have no valid seconds and are left out")
-    kept = rows[~failed & ~invalid]
+    kept = timed(rows)
+    if left := len(rows) - failed.sum() - len(kept):
+        said.append(f"{left} of {len(rows)} rows have no valid seconds and are left out")
+    if doubtful := int((~kept["seconds_valid"].fillna(False).astype(bool)).sum()):
+        why = kept["seconds_reason"].dropna().iloc[0] if kept["seconds_reason"].notna().any() else "no reason given"
+        said.append(f"{doubtful} of {len(rows)} rows are used although their seconds are not valid ({why})")
     context, state = kept["context_size"].astype(float), kept["state_size"].astype(float)
     past = kept["mean_thinking_tokens"] - context
     off_boundary = context.notna() & ((past < 0) | (past % (context - state) != 0))
