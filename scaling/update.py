@@ -1,0 +1,369 @@
+"""The chunked policy-gradient step: packing, log-probabilities in slices, the loss, one optimizer step.
+
+The benchmarks measure it, the trainer uses it. The loss is Eq. 3 of *The Markovian Thinker* (arXiv 2510.06557): the
+chunks of a trace are separate sequences, their prompts (carryover included) are inputs and never actions, and the
+terms of all chunks are divided by the thinking tokens of the whole trace.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
+
+from scaling.errors import ScalingError, UsageError
+from scaling.thinking import Chunk
+
+SLICE_BYTES = 256 << 20
+"""Most memory that the logits of one slice may take, with everything computed from them."""
+
+
+class Policy(Protocol):
+    """What is trained: `scaling.decoder.Decoder`, or any module with its two training-side methods."""
+
+    def hidden(self, tokens: Tensor, lengths: Sequence[int], checkpoint: bool = False) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One chunk as a training example; raises `UsageError` if its parts do not fit together.
+
+    `behaviour`: natural log-probability of each response token under the distribution it was sampled from.
+    `trace` says which chunks belong together; `thinking_tokens` is ℓ(τ), the response tokens of *all* its chunks.
+    """
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    advantage: float
+    behaviour: tuple[float, ...]
+    trace: int
+    thinking_tokens: int
+
+    def __post_init__(self) -> None:
+        if not self.prompt or not self.response:
+            raise UsageError(
+                f"a sample needs a prompt and a response, got {len(self.prompt)} and {len(self.response)} tokens"
+            )
+        if len(self.behaviour) != len(self.response):
+            raise UsageError(f"{len(self.behaviour)} behaviour log-probabilities for {len(self.response)} tokens")
+        if self.thinking_tokens < len(self.response):
+            raise UsageError(f"a trace of {self.thinking_tokens} thinking tokens cannot hold {len(self.response)}")
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens fed to the model: the last response token is predicted but never an input."""
+        return len(self.prompt) + len(self.response) - 1
+
+
+def samples_from(
+    chunks: Sequence[Chunk], behaviour: Sequence[Sequence[float]], advantages: Sequence[float] | float, trace: int
+) -> list[Sample]:
+    """The samples of one trace, in order; `behaviour[c][t]` belongs to `chunks[c].response[t]`.
+
+    One advantage for the whole trace (GRPO, RLOO) or one a chunk (VinePPO). Chunks without a response hold no action
+    and give no sample. Raises `UsageError` where the counts differ.
+    """
+    each = list(advantages) if isinstance(advantages, Sequence) else [advantages] * len(chunks)
+    if not len(chunks) == len(behaviour) == len(each):
+        given = f"{len(behaviour)} lists of log-probabilities and {len(each)} advantages"
+        raise UsageError(f"a trace of {len(chunks)} chunks got {given}")
+    thinking = sum(len(chunk.response) for chunk in chunks)
+    return [
+        Sample(chunk.prompt, chunk.response, advantage, tuple(logprobs), trace, thinking)
+        for chunk, logprobs, advantage in zip(chunks, behaviour, each, strict=True)
+        if chunk.response
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch: T input tokens of several samples one after another, R response tokens to be scored.
+
+    `tokens` [T]; `lengths`: input tokens of each sample; `positions` [R]: where in T each response token is
+    predicted; `targets` [R]: the response tokens. `advantages`, `thinking_tokens`, `behaviour` [R] repeat what the
+    samples say, in float64. `old` and `reference` [R] are log-probabilities of the policy before this round of
+    updates and of the KL term's fixed policy, as `logprobs` gives them for this batch, where there are such.
+    """
+
+    samples: tuple[Sample, ...]
+    tokens: Tensor
+    lengths: list[int]
+    positions: Tensor
+    targets: Tensor
+    advantages: Tensor
+    thinking_tokens: Tensor
+    behaviour: Tensor
+    old: Tensor | None = None
+    reference: Tensor | None = None
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Batch:
+        lengths = [sample.input_tokens for sample in samples]
+        responses = torch.tensor([len(sample.response) for sample in samples])
+        # A response token is predicted where the token before it is the input: the last R_i inputs of its sample.
+        predicted = [torch.arange(len(sample.prompt) - 1, sample.input_tokens) for sample in samples]
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+
+        def each(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64).repeat_interleave(responses)
+
+        return cls(
+            samples=tuple(samples),
+            tokens=torch.tensor([id for sample in samples for id in (*sample.prompt, *sample.response[:-1])]),
+            lengths=lengths,
+            positions=torch.cat(predicted) + starts.repeat_interleave(responses),
+            targets=torch.tensor([id for sample in samples for id in sample.response]),
+            advantages=each([sample.advantage for sample in samples]),
+            thinking_tokens=each([sample.thinking_tokens for sample in samples]),
+            behaviour=torch.tensor([p for sample in samples for p in sample.behaviour], dtype=torch.float64),
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields |= {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
+        return Batch(**fields)
+
+
+def pack(samples: Sequence[Sample], token_budget: int) -> list[Batch]:
+    """Micro-batches of at most `token_budget` input tokens; a sample longer than that goes alone.
+
+    Longest first, each into the fullest batch that still has room (best-fit decreasing, at most 11/9 of the fewest
+    possible batches). Samples of one length end up as neighbours, which attention takes in one call.
+    """
+    if token_budget < 1:
+        raise UsageError(f"token budget {token_budget} is not positive; give at least 1 token a micro-batch")
+    bins: list[list[Sample]] = []
+    rooms: list[tuple[int, int]] = []  # (tokens left, bin), sorted
+    for sample in sorted(samples, key=lambda sample: -sample.input_tokens):
+        fullest = bisect_left(rooms, (sample.input_tokens, 0))
+        if fullest < len(rooms):
+            room, chosen = rooms.pop(fullest)
+        else:
+            room, chosen = token_budget, len(bins)
+            bins.append([])
+        bins[chosen].append(sample)
+        insort(rooms, (room - sample.input_tokens, chosen))
+    return [Batch.of(members) for members in bins]
+
+
+def logprobs(
+    model: Policy,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    slice_bytes: int = SLICE_BYTES,
+    checkpoint: bool = False,
+) -> Tensor:
+    """Natural log-probabilities [R] of the batch's response tokens, in float32 at least.
+
+    Only positions that predict a response token go through the LM head, as many at once as `slice_bytes` admits;
+    the backward pass computes each slice again, so [tokens × vocabulary] never exists. `checkpoint` does the same
+    for the activations of the model's layers. `temperature` is the one the response was sampled with.
+    """
+    return _score(model, batch, temperature, slice_bytes, checkpoint, entropy=False)[0]
+
+
+def logprobs_and_entropy(
+    model: Policy,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    slice_bytes: int = SLICE_BYTES,
+    checkpoint: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """As `logprobs`, with the entropy [R] in nats of each next-token distribution, which carries no gradient."""
+    return _score(model, batch, temperature, slice_bytes, checkpoint, entropy=True)
+
+
+def _score(
+    model: Policy, batch: Batch, temperature: float, slice_bytes: int, checkpoint: bool, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    if temperature <= 0:
+        raise UsageError(f"temperature {temperature} is not positive: greedy tokens have no log-probability to train")
+    hidden = model.hidden(batch.tokens, batch.lengths, checkpoint)[batch.positions]
+    rows = _slice_tokens(model, hidden, slice_bytes)
+    scored = [
+        recompute(
+            _score_slice, model, part, targets, temperature, entropy, use_reentrant=False, preserve_rng_state=False
+        )
+        for part, targets in zip(torch.split(hidden, rows), torch.split(batch.targets, rows), strict=True)
+    ]
+    return torch.cat([one for one, _ in scored]), torch.cat([other for _, other in scored])
+
+
+def _slice_tokens(model: Policy, hidden: Tensor, slice_bytes: int) -> int:
+    """How many positions' logits fit `slice_bytes`.
+
+    At the peak, in the backward pass, there are up to four [slice, vocabulary] tensors in the dtype of the softmax.
+    """
+    vocabulary = model.logits(hidden[:0]).shape[-1]
+    width = torch.promote_types(hidden.dtype, torch.float32).itemsize
+    return max(1, slice_bytes // (4 * width * vocabulary))
+
+
+def _score_slice(
+    model: Policy, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    logits = model.logits(hidden)
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    if temperature != 1.0:
+        logits = logits.to(precise) / temperature
+    every = F.log_softmax(logits, -1, dtype=precise)
+    chosen = every.gather(-1, targets[:, None])[:, 0]
+    if not entropy:
+        return chosen, chosen.new_empty(0)
+    with torch.no_grad():
+        return chosen, torch.special.entr(every.exp()).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The paper's settings: ratio clipped to [1 − `clip_low`, 1 + `clip_high`], importance weights cut at a cap, no KL.
+
+    `importance_cap`: truncated importance sampling between the engine that sampled and the policy in the trainer
+    (None: no correction). `kl` weighs the k3 estimate of the divergence from the reference policy.
+    """
+
+    clip_low: float = 0.20
+    clip_high: float = 0.26
+    importance_cap: float | None = 2.0
+    kl: float = 0.0
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    thinking_tokens: Tensor,
+    *,
+    traces: int,
+    objective: Objective = Objective(),
+    behaviour: Tensor | None = None,
+    reference: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 3 of arXiv 2510.06557 as a loss to minimise, and sums over tokens that describe it.
+
+    With ratio ρ = exp(`logprobs` − `old`), all tensors [R], the loss is
+
+        −1/`traces` · Σ_t w_t · min(ρ_t A_t, clip(ρ_t, 1−low, 1+high) A_t) / ℓ(τ_t)
+
+    where w_t = min(exp(`old` − `behaviour`), cap). Losses of micro-batches add up to the loss of the step, wherever
+    the chunks of a trace lie. The k3 term (Schulman 2020), kl · (r − 1 − ln r) with r = π_reference/π, is normalised
+    alike. Raises `UsageError` if log-probabilities that the objective needs are not given.
+    """
+    if objective.importance_cap is not None and behaviour is None:
+        raise UsageError("importance sampling needs behaviour log-probabilities; or set importance_cap to None")
+    if objective.kl and reference is None:
+        raise UsageError(f"a KL weight of {objective.kl} needs reference log-probabilities; or set kl to 0")
+    old = old.detach()
+    ratio = (logprobs - old).exp()
+    plain = ratio * advantages
+    clipped = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high) * advantages
+    terms = torch.minimum(plain, clipped)
+    sums = {"clip_fraction": (clipped < plain).sum(), "policy_kl": _k3(old - logprobs.detach()).sum()}
+    if objective.importance_cap is not None and behaviour is not None:
+        weight = (old - behaviour).exp()
+        terms = terms * weight.clamp(max=objective.importance_cap)
+        sums["importance_weight"] = weight.sum()
+        sums["importance_capped_fraction"] = (weight > objective.importance_cap).sum()
+    if objective.kl and reference is not None:
+        divergence = _k3(reference - logprobs)
+        terms = terms - objective.kl * divergence
+        sums["reference_kl"] = divergence.detach().sum()
+    return -(terms / thinking_tokens).sum() / traces, sums
+
+
+def _k3(log_ratio: Tensor) -> Tensor:
+    return log_ratio.expm1() - log_ratio
+
+
+def backward(
+    model: Policy,
+    batch: Batch,
+    *,
+    traces: int,
+    objective: Objective = Objective(),
+    temperature: float = 1.0,
+    slice_bytes: int = SLICE_BYTES,
+    checkpoint: bool = True,
+) -> dict[str, Tensor]:
+    """Adds one micro-batch's share of the gradient; returns its `loss` and the sums of `policy_loss`, on the device.
+
+    A batch without `old` is on-policy: its own log-probabilities stand for them, and every ratio is 1.
+    """
+    scored = logprobs(model, batch, temperature=temperature, slice_bytes=slice_bytes, checkpoint=checkpoint)
+    loss, sums = policy_loss(
+        scored,
+        scored.detach() if batch.old is None else batch.old,
+        batch.advantages,
+        batch.thinking_tokens,
+        traces=traces,
+        objective=objective,
+        behaviour=batch.behaviour,
+        reference=batch.reference,
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {"loss": loss.detach(), **sums}
+
+
+def update_step(
+    model: Policy,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    *,
+    traces: int | None = None,
+    objective: Objective = Objective(),
+    temperature: float = 1.0,
+    max_grad_norm: float = 1.0,
+    slice_bytes: int = SLICE_BYTES,
+    checkpoint: bool = True,
+) -> dict[str, float]:
+    """One optimizer step on all micro-batches together, gradient norm clipped; what it did, as plain numbers.
+
+    `traces` is what the loss is a mean over: the traces found in `batches`, unless some were left out (those of zero
+    advantage need no pass) or lie on other ranks. Fractions, weights and divergences are means over response tokens,
+    all before the step. Raises `ScalingError`, weights untouched, if the gradient is not finite.
+    """
+    if not batches:
+        raise UsageError("no micro-batches to train on")
+    if traces is None:
+        traces = len({sample.trace for batch in batches for sample in batch.samples})
+    optimizer.zero_grad(set_to_none=True)
+    shares = [
+        backward(
+            model,
+            batch,
+            traces=traces,
+            objective=objective,
+            temperature=temperature,
+            slice_bytes=slice_bytes,
+            checkpoint=checkpoint,
+        )
+        for batch in batches
+    ]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    if not math.isfinite(norm):
+        optimizer.zero_grad(set_to_none=True)
+        raise ScalingError(f"the gradient norm is {norm}; weights are untouched. A lower learning rate may help")
+    optimizer.step()
+    totals = {name: sum(float(share[name]) for share in shares) for name in shares[0]}
+    response = sum(len(batch.targets) for batch in batches)
+    return {
+        "loss": totals.pop("loss"),
+        "grad_norm": norm,
+        **{name: total / response for name, total in totals.items()},
+        "traces": traces,
+        "response_tokens": response,
+        "input_tokens": sum(len(batch.tokens) for batch in batches),
+    }
