@@ -20,11 +20,11 @@ from scaling.thinking.base import Segment
 Array = NDArray[np.float64]
 
 KERNELS_A_LAYER = 32
-"""Kernels that an eager decoder layer dispatches in a decode step: 7 projections, attention, 2 norms, rotations of
-queries and keys, two cache writes, activation and residuals, with the reshapes between them."""
+"""Kernels that a decoder layer of our own engine dispatches in a decode step, counted, its views as a fifth each:
+fused projections, norms, rotation, cache writes, paged attention and its merge, activation, residuals."""
 
-KERNELS_A_PASS = 16
-"""Those outside the layers: embedding, angles, last norm, LM head, sampling."""
+KERNELS_A_PASS = 64
+"""Those outside the layers: places in the cache, embedding, angles, last norm, LM head, sampling."""
 
 
 @dataclass(frozen=True, slots=True)

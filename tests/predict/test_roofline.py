@@ -4,12 +4,18 @@ import dataclasses
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from scaling.decoder import Decoder
+from scaling.engines.base import Request
+from scaling.engines.local import LocalEngine
 from scaling.predict.roofline import (
     KERNELS_A_LAYER,
     KERNELS_A_PASS,
@@ -136,6 +142,42 @@ def test_published_decode_speed_of_llama_2_7b_on_an_a100() -> None:
     )  # fmt: skip
     a100 = Machine(2.039e12 * 0.69, 2.039e12 * 0.69, 312e12, 0.0)
     assert 1 / decode_seconds(llama, [128], "bfloat16", a100) == pytest.approx(104.9, rel=0.02)
+
+
+VIEWS = {
+    "alias", "as_strided", "chunk", "detach", "detach_", "expand", "lift_fresh", "permute",
+    "reshape", "resolve_conj", "resolve_neg", "select", "slice", "split", "split_with_sizes", "squeeze",
+    "t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view",
+}  # fmt: skip
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what torch dispatches; a view, which touches no data, as a fifth."""
+
+    count = 0.0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 0.2 if function.__name__.split(".")[0] in VIEWS else 1.0
+        return function(*args, **(kwargs or {}))
+
+
+def test_kernels_are_about_what_our_own_engine_dispatches() -> None:
+    """Between two thirds and three halves: the engine may gain and lose a kernel without the model's noticing."""
+
+    def kernels(layers: int) -> float:
+        config = architecture("tiny") | {"num_hidden_layers": layers}
+        engine = LocalEngine(Decoder.from_config(config, dtype=torch.float32, device="cpu", seed=0), kv_bytes=2**24)
+        for seed in range(4):
+            engine.submit(Request([1] * 200, 50, ignore_eos=True, seed=seed))
+        engine.step()
+        with Kernels() as counted:
+            engine.step()
+        engine.close()
+        return counted.count
+
+    two, three = kernels(2), kernels(3)
+    assert 2 / 3 < (three - two) / KERNELS_A_LAYER < 3 / 2
+    assert 2 / 3 < (two - 2 * (three - two)) / KERNELS_A_PASS < 3 / 2
 
 
 def test_it_needs_no_torch() -> None:
