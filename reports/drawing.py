@@ -150,7 +150,8 @@ def value_axis(axes: Axes, label: str, log: bool = True) -> None:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         if high / low < 1000:  # powers of ten alone would leave the axis nearly bare
-            marks = [m * 10.0**e for e in range(-12, 18) for m in (1, 2, 5)]
+            steps = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+            marks = [m * 10.0**e for e in range(-12, 18) for m in steps]
             axes.yaxis.set_major_locator(FixedLocator(marks))
             axes.set_ylim(low, high)
         axes.yaxis.set_minor_locator(NullLocator())

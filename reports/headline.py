@@ -35,6 +35,7 @@ def headline(setting: Setting, job: Job) -> Headline:
     _bend(setting, phase, said)
     _job(setting, job, said)
     _crossing(setting, phase, said)
+    _doubt(setting, said)
     return said
 
 
@@ -119,7 +120,7 @@ def _verdict(fit: Fit) -> str:
         return "but the rows cannot tell how certain that is"
     if band.low > 0:
         return "above zero: it bends upward"
-    return "consistent with a straight line" if band.high >= 0 else "below zero: it bends downward"
+    return "an interval that contains zero: no bend shown" if band.high >= 0 else "below zero: it bends downward"
 
 
 def _job(setting: Setting, job: Job, said: Headline) -> None:
@@ -171,6 +172,18 @@ def _crossing(setting: Setting, phase: str, said: Headline) -> None:
                 "high": _finite(found.high),
                 "extrapolated": found.extrapolated,
             }
+        )
+
+
+def _doubt(setting: Setting, said: Headline) -> None:
+    """Rows that are used for want of better ones."""
+    doubtful = setting.timed[~setting.timed["seconds_valid"].astype(bool)]
+    said.numbers["doubtful_rows"] = len(doubtful)
+    if len(doubtful):
+        reasons = ", ".join(str(reason) for reason in doubtful["seconds_reason"].dropna().drop_duplicates()[:3])
+        said.sentences.append(
+            f"Doubtful: {len(doubtful)} of the {len(setting.timed)} repeats behind these numbers have seconds that are "
+            f"not valid ({reasons or 'no reason given'}), used because their cells have no better ones."
         )
 
 

@@ -19,6 +19,7 @@ from reports import figures, tables
 from reports.costs import phase_costs
 from reports.curves import COLUMNS, Setting, settings
 from reports.drawing import THEME, Drawing
+from reports.figures import PHASE_NAMES
 from reports.headline import Headline, headline
 from reports.tables import Table
 from scaling.errors import StoreError
@@ -192,10 +193,9 @@ def _sections(setting: Setting, job: Job) -> list[Section]:
         section("laws", "Laws", [law_table if len(law_table.data) else None], warnings)
         section("months", "Months of the job", [tables.months(setting, job)])
         others = [figures.cost(setting, phase) for phase in setting.phases[1:]]
+        table = tables.by_phase(setting) if others else None
         section(
-            "phases",
-            "Cost by phase",
-            [figures.phases(setting, phase_costs(setting)), *others, tables.by_phase(setting)],
+            "phases", "Cost by phase", [figures.phases(setting, phase_costs(setting)), *others, table], _phases(setting)
         )
         section(
             "speed",
@@ -206,6 +206,16 @@ def _sections(setting: Setting, job: Job) -> list[Section]:
         section("agreement", "Full against profile", [methods if len(methods.data) else None])
     section("validity", "Validity", [tables.failures(setting)])
     return found
+
+
+def _phases(setting: Setting) -> list[str]:
+    """What was measured of a training step, beside what a table by length can hold."""
+    said = [] if setting.phases[1:] else [f"Only one phase has usable times: {PHASE_NAMES[setting.phases[0]]}."]
+    sync = setting.rows[(setting.rows["phase"] == "sync") & (setting.rows["status"] == "ok")]["wall_seconds"].dropna()
+    if len(sync):
+        seconds = tables.number(float(sync.mean()))
+        said.append(f"A weight transfer takes {seconds} s a step, whatever is thought (n = {len(sync)}).")
+    return said
 
 
 def _named(table: Table, prefix: str) -> Table:

@@ -57,6 +57,12 @@ def span(low: float, high: float, show: Callable[[float], str] = number) -> str:
     return f"{show(low)} to {show(high)}"
 
 
+def _with_span(value: float, low: float, high: float, show: Callable[[float], str] = number) -> str:
+    """A value with its interval, where it has one."""
+    band = span(low, high, show)
+    return show(value) if band == NONE else f"{show(value)} ({band})"
+
+
 def percent(value: float | None) -> str:
     shown = number(None if value is None else 100 * value)
     return shown if shown == NONE else f"{shown} %"
@@ -115,7 +121,8 @@ def costs(setting: Setting) -> Table:
     )
     caption = (
         "Means over n repeats and their range. Prefill, decode and tokens per second are of all "
-        f"{setting.values['traces']} traces of a repeat. Rows that failed or whose seconds are not valid are left out."
+        f"{setting.values['traces']} traces of a repeat. Rows that failed are left out, and so are rows whose seconds "
+        "are not valid, except where a cell has no others."
     )
     return Table("costs", "Measured costs", caption, _csv(data), shown)
 
@@ -130,14 +137,8 @@ def by_phase(setting: Setting) -> Table:
     for name in names:
         shown[f"{PHASE_NAMES[name]}, s"] = wide[name].map(number)
     total = " + ".join(PHASE_NAMES[name] for name in names)
-    if len(names) > 1:
-        shown["all of these, s"] = wide["total"].map(number)
+    shown["all of these, s"] = wide["total"].map(number)
     caption = f"Mean device-seconds per trace. Measured phases: {total}. Full rows where there are any, else profiled."
-    sync = setting.rows[(setting.rows["phase"] == "sync") & (setting.rows["status"] == "ok")]["wall_seconds"].dropna()
-    if len(sync):
-        caption += (
-            f" A weight transfer takes {number(float(sync.mean()))} s a step (n = {len(sync)}), whatever is thought."
-        )
     renamed = wide.rename(columns={name: f"{name}_device_seconds_per_trace" for name in (*names, "total")})
     return Table("phases", "Cost by phase", caption, _csv(renamed), shown)
 
@@ -173,7 +174,7 @@ def ratio(setting: Setting) -> Table:
     data = pd.concat([ratios(setting, phase).assign(phase=phase) for phase in setting.phases], ignore_index=True)
     data = _ordered(data, setting)
     keys = ["variant", "method", "tokens"]
-    texts = data.assign(text=[f"{number(r.ratio)} ({span(r.low, r.high)})" for r in each_row(data)])
+    texts = data.assign(text=[_with_span(r.ratio, r.low, r.high) for r in each_row(data)])
     shown = _ordered(data.drop_duplicates(keys)[keys], setting)
     for phase in setting.phases:
         column = shown.merge(texts[texts["phase"] == phase], on=keys, how="left")["text"]
@@ -235,8 +236,7 @@ def agreements(setting: Setting) -> Table:
             "full, s": data["full_seconds"].map(number),
             "profile, s": data["profile_seconds"].map(number),
             "profile ÷ full − 1": [
-                f"{percent(r.difference)} ({span(r.difference_low, r.difference_high, percent)})"
-                for r in each_row(data)
+                _with_span(r.difference, r.difference_low, r.difference_high, percent) for r in each_row(data)
             ],
             "n": [f"{r.full_n} / {r.profile_n}" for r in each_row(data)],
             "tokens, full ÷ profile": data["processed_ratio"].map(number),
@@ -286,7 +286,8 @@ def failures(setting: Setting) -> Table:
     good = int((rows["status"] == "ok").sum())
     caption = (
         f"{good} of {len(rows)} repeats finished. A failed repeat has no numbers and enters no mean, law or figure; "
-        "an invalid metric is left out of its own figures only. Profiles measure neither memory nor energy."
+        "invalid seconds count only where a cell has no valid ones, invalid memory nowhere. "
+        "Profiles measure neither memory nor energy."
     )
     full = rows[(rows["status"] == "ok") & (rows["method"] == "full")]
     unmetered = full[full["energy_joules"].isna()]

@@ -82,6 +82,7 @@ def _fits(frame: pd.DataFrame, stores: Mapping[str, Store]) -> tuple[list[Fit], 
     """The laws that the rows determine, and one remark for each curve that has none."""
     from scaling.laws import FitWarning, fit_frame
 
+    frame = frame[frame["phase"] != "sync"]  # weight transfer does not depend on thinking: it has no law
     if frame.empty:
         return [], []
     profiled = bool((frame["method"] == "profile").any())

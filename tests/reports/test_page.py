@@ -200,3 +200,19 @@ def test_a_place_that_cannot_be_written_is_one_line(report, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(StoreError, match=r"cannot write .*taken"):
         write(report, tmp_path / "taken")
+
+
+def test_weight_transfer_is_told_a_step_and_one_phase_alone_is_named(rows):
+    frame = pd.concat([rows(), rows(lengths=[1024], phases=("update",), failed=("error", "broken"))])
+    sync = frame.iloc[:1].assign(phase="sync", device_seconds_per_trace=float("nan"), wall_seconds=0.25)
+    page = to_html(build(pd.concat([frame, sync]), {"first": MANIFEST}, [], Job()))
+    assert "Only one phase has usable times: rollout." in page
+    assert "A weight transfer takes 0.250 s a step, whatever is thought (n = 1)." in page
+
+
+def test_numbers_that_rest_on_a_busy_machine_say_so(rows):
+    busy = rows(lengths=[1024, 2048], seconds_valid=False, seconds_reason="another process ran")
+    report = build(pd.concat([busy, rows(lengths=[4096])]), {"first": MANIFEST}, [], Job())
+    assert "Doubtful: 12 of the 18 repeats" in report.headline[-1]
+    assert "another process ran" in report.headline[-1]
+    assert "Doubtful" not in " ".join(build(rows(), {"first": MANIFEST}, [], Job()).headline)
