@@ -15,8 +15,6 @@ from scaling.text import DEFAULT_RULES, show
 from scaling.thinking import Delethink, Environment, LongCoT
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from scaling.engines.local import LocalEngine
     from scaling.models import Source
 
@@ -176,7 +174,7 @@ class _Printer:
         from rich.console import Console
 
         self._text = text
-        self._console: Console = Console(highlight=False)
+        self._console = Console(highlight=False)
 
     def __call__(self, record: dict[str, Any]) -> None:
         values = (f"{key} {value}" for key, value in record["environment_parameters"].items())
@@ -195,7 +193,8 @@ class _Printer:
         self._console.print()
 
     def _line(self, text: str, style: str) -> None:
-        self._console.print(show(text), style=style, markup=False, soft_wrap=True)
+        one_line = show(text).replace("\n", r"\n")  # an answer of several lines must not look like lines of ours
+        self._console.print(one_line, style=style, markup=False, soft_wrap=True)
 
     def _block(self, mark: str, text: str, style: str) -> None:
         from rich.text import Text

@@ -13,7 +13,6 @@ import typing
 from typing import Any
 
 MEMORY_BYTES = 4 << 30
-SIZE = 1_000_000_000  # problems are made when asked for, so a dataset may be as large as one likes
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "setup":
-            dataset, reply = _setup(request["name"], request["seed"], request["parameters"])
+            dataset, reply = _setup(request["name"], request["seed"], request["size"], request["parameters"])
         elif request["do"] == "parameters":
             fields = dataclasses.asdict(dataset.config)
             reply = {"parameters": {k: v for k, v in fields.items() if k not in ("seed", "size")}}
@@ -42,7 +41,7 @@ def main() -> None:
         replies.flush()
 
 
-def _setup(name: str, seed: int, given: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+def _setup(name: str, seed: int, size: int, given: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
@@ -60,7 +59,7 @@ def _setup(name: str, seed: int, given: dict[str, str]) -> tuple[Any, dict[str, 
         except ValueError:
             return None, {"usage": f"parameter {key} of {name} is {text!r}; expected {types_of[key]}"}
     try:
-        return reasoning_gym.create_dataset(name, seed=seed, size=SIZE, **parameters), {}
+        return reasoning_gym.create_dataset(name, seed=seed, size=size, **parameters), {}
     except Exception as error:
         return None, {"usage": f"{name} refuses {given}: {str(error) or type(error).__name__}"}
 

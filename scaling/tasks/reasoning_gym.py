@@ -17,6 +17,7 @@ from scaling.tasks.base import Problem, Verdict
 
 START_SECONDS = 120.0
 VERIFY_SECONDS = 5.0
+PROBLEMS = 10_000  # the size datasets are made with: most make problems when asked, a few make them all at once
 LONGEST_ANSWER = 10_000  # characters; no right answer is longer, and a verifier may take quadratic time
 
 
@@ -49,6 +50,10 @@ class ReasoningGym:
         return {"task": self.name, "seed": self.seed, **self._parameters}
 
     def problems(self, count: int) -> list[Problem]:
+        if count > PROBLEMS:
+            raise UsageError(
+                f"{count} problems asked of {self.name}; a seed gives at most {PROBLEMS}, try another seed too"
+            )
         return [self._problem(index) for index in range(count)]
 
     def verify(self, problem: Problem, answer: str | None) -> Verdict:
@@ -102,7 +107,7 @@ class ReasoningGym:
             bufsize=0,
         )
         self._buffer = b""
-        setup = {"do": "setup", "name": self.name, "seed": self.seed, "parameters": self._given}
+        setup = {"do": "setup", "name": self.name, "seed": self.seed, "size": PROBLEMS, "parameters": self._given}
         self._ask(setup, START_SECONDS)
 
     def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -118,11 +123,11 @@ class ReasoningGym:
             ready = left > 0 and select.select([process.stdout], [], [], left)[0]
             if not ready:
                 self.close()
-                raise _WorkerDiedError(f"judging took more than {seconds:g} s")
+                raise _WorkerDiedError(f"{self.name} took more than {seconds:g} s and was stopped")
             received = os.read(process.stdout.fileno(), 1 << 16)
             if not received:
                 self.close()
-                raise _WorkerDiedError(f"the verifier of {self.name} crashed")
+                raise _WorkerDiedError(f"the process of {self.name} crashed")
             self._buffer += received
         line, _, self._buffer = self._buffer.partition(b"\n")
         reply: dict[str, Any] = json.loads(line)
