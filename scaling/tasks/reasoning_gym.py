@@ -105,6 +105,7 @@ class ReasoningGym:
             stderr=subprocess.DEVNULL,
             env=environment,
             bufsize=0,
+            start_new_session=True,  # Ctrl-C is for us; it ends with us, when its stdin does
         )
         self._buffer = b""
         setup = {"do": "setup", "name": self.name, "seed": self.seed, "size": PROBLEMS, "parameters": self._given}
@@ -130,7 +131,7 @@ class ReasoningGym:
                 raise _WorkerDiedError(f"the process of {self.name} crashed")
             self._buffer += received
         line, _, self._buffer = self._buffer.partition(b"\n")
-        reply: dict[str, Any] = json.loads(line)
+        reply: dict[str, Any] = json.loads(line, parse_constant=str)  # metadata may hold infinities
         return reply
 
 
