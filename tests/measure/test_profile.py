@@ -1,5 +1,7 @@
 """The profile method: which points a cell needs, and how their seconds become a rollout's."""
 
+import itertools
+
 import pytest
 
 from scaling.engines.base import Limits
@@ -45,7 +47,7 @@ def test_the_grid_spans_the_contexts_of_all_cells_and_holds_every_prompt_length(
     contexts = sorted(p.tokens for p in points if p.kind == "decode")
     assert contexts[0] == 65
     assert contexts[-1] == 64 + 96 * 1024 - 1
-    assert all(b / a < 1.6 for a, b in zip(contexts, contexts[1:], strict=False))
+    assert all(b / a < 1.6 for a, b in itertools.pairwise(contexts))
     assert {p.tokens for p in points if p.kind == "prefill"} == {64, 64 + 100 + 512}
 
 

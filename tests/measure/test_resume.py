@@ -19,7 +19,8 @@ COUNTS += ["decode_tokens", "concurrency_peak", "flops"]
 
 
 def scaling(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "scaling", *arguments], capture_output=True, text=True, **options)
+    command = [sys.executable, "-m", "scaling", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, **options)
 
 
 def counts(run):
