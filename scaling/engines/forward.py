@@ -53,17 +53,17 @@ class Forward:
         last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
         return self._run(tokens, positions, max(lengths), attend, last)
 
-    def decode(self, tokens: Sequence[int], contexts: Sequence[Context], kv: PagedKV, plan: Plan) -> Tensor:
+    def decode(self, tokens: Sequence[int], kv: PagedKV, plan: Plan) -> Tensor:
         """Feeds one token a row behind its context; logits [rows, vocabulary]."""
-        lengths = [context.length for context in contexts]
-        positions = torch.tensor(lengths, device=self.device)
-        places = kv.places(contexts, [1] * len(contexts))
+        places = plan.place()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             kv.write(layer, places, k, v)
             return plan.attend(layer, q)
 
-        return self._run(torch.tensor(tokens, device=self.device), positions, max(lengths) + 1, attend)
+        logits = self._run(torch.tensor(tokens, device=self.device), plan.positions, plan.longest, attend)
+        plan.advance()
+        return logits
 
     def _run(
         self,
@@ -81,24 +81,33 @@ class Forward:
         x = body.embed_tokens.weight[tokens]
         for index, fused in enumerate(self.layers):
             layer = fused.layer
-            qkv = F.linear(layer.input_layernorm(x), fused.qkv, fused.qkv_bias).view(len(x), -1, shape.head_dim)
+            qkv = linear(layer.input_layernorm(x), fused.qkv, fused.qkv_bias).view(len(x), -1, shape.head_dim)
             qk = qkv[:, :turned]
             if shape.qk_norm:
                 attention = layer.self_attn
                 qk = torch.cat((attention.q_norm(qk[:, :heads]), attention.k_norm(qk[:, heads:])), 1)
             qk = rotate(qk, cos, sin)
-            x = x + layer.self_attn.o_proj(attend(index, qk[:, :heads], qk[:, heads:], qkv[:, turned:]))
+            attended = attend(index, qk[:, :heads], qk[:, heads:], qkv[:, turned:])
+            x = x + linear(attended, layer.self_attn.o_proj.weight, layer.self_attn.o_proj.bias)
             x = x + self._mlp(fused, layer.post_attention_layernorm(x))
         if last is not None:
             x = x[last]
-        return self.model.logits(body.norm(x))
+        return linear(body.norm(x), self.model.head)
 
     def _mlp(self, fused: _FusedLayer, x: Tensor) -> Tensor:
         if len(x) > _MLP_TOKENS:
             return torch.cat([self._mlp(fused, part) for part in x.split(_MLP_TOKENS)])
-        gate, up = F.linear(x, fused.gate_up, fused.gate_up_bias).chunk(2, -1)
-        down: Tensor = fused.layer.mlp.down_proj(F.silu(gate) * up)
-        return down
+        gate, up = linear(x, fused.gate_up, fused.gate_up_bias).chunk(2, -1)
+        down = fused.layer.mlp.down_proj
+        return linear(F.silu(gate) * up, down.weight, down.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`; in float32 on a CPU through oneDNN, which reads weights two to four times faster at few rows."""
+    if x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
+    return F.linear(x, weight, bias)
 
 
 def _fuse(parts: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:

@@ -38,7 +38,7 @@ class PagedKV:
         # Zeros, because what is masked must still be finite.
         size = (shape.layers, 2, pages, shape.kv_heads, PAGE_TOKENS, shape.head_dim)
         self.data = torch.zeros(size, dtype=dtype, device=device)
-        self.mask = torch.full((pages, PAGE_TOKENS), -torch.inf, dtype=dtype, device=device)
+        self.mask = torch.full((pages, PAGE_TOKENS), -torch.inf, device=device)
         self.owners: list[Context] = []
 
     @property
@@ -89,45 +89,61 @@ class PagedKV:
 
 
 class Plan:
-    """How one decode step attends: made when rows or pages change, valid for all steps until then."""
+    """How decode steps attend: made when rows or pages change, valid for all steps until then."""
 
     def __init__(self, kv: PagedKV, contexts: Sequence[Context]) -> None:
         self.kv = kv
+        self.longest = max(context.length for context in contexts) + 1
+        self._contexts = contexts
         device = kv.data.device
         row = {id(context): index for index, context in enumerate(contexts)}
         self.rows = torch.tensor([row[id(owner)] for owner in kv.owners], device=device)
-        self.one_page = len(contexts) == kv.used
         longest = max(len(context.pages) for context in contexts)
+        self.single = longest == 1
         padded = [context.pages + [kv.used] * (longest - len(context.pages)) for context in contexts]
         self.table = torch.tensor(padded, device=device)
+        self.positions = torch.tensor([context.length for context in contexts], device=device)
+        self._pages = torch.tensor(
+            [context.pages[context.length // PAGE_TOKENS] for context in contexts], device=device
+        )
+
+    def place(self) -> Places:
+        """Where the next token of every row goes; it counts as held from now on."""
+        places = self._pages, self.positions % PAGE_TOKENS
+        self.kv.mask[places] = 0.0
+        return places
+
+    def advance(self) -> None:
+        """The next token of every row has been written."""
+        self.positions += 1
+        self.longest += 1
+        for context in self._contexts:
+            context.length += 1
 
     def attend(self, layer: int, q: Tensor) -> Tensor:
         """Attention of one query a row, q [rows, heads, D], over its context → [rows, heads·D].
 
-        Each page is attended by itself, then a row's pages are weighted by their log-sum-exp (Flash-Decoding).
+        Each page is attended by itself and a row's pages are then weighted by their shares of its softmax, as in
+        Flash-Decoding. Plain batched products are, on CPUs, up to four times faster here than fused attention.
         """
-        kv, shape = self.kv, self.kv.shape
-        rows = len(q)
-        keys, values = kv.data[layer, :, : kv.used]
-        queries = q.reshape(rows, shape.kv_heads, -1, shape.head_dim)[self.rows]
-        mask = kv.mask[: kv.used, None, None].expand(-1, 1, queries.shape[2], -1)
-        out, lse = page_attention(queries, keys, values, mask)
-        if self.one_page:
-            return torch.empty_like(q).index_copy_(0, self.rows, out.reshape(rows, -1, shape.head_dim)).flatten(1)
-        lse = torch.cat((lse, lse.new_full((1, *lse.shape[1:]), -torch.inf)))
-        weights = torch.softmax(lse[self.table], 1)[..., None]  # [rows, pages, KV heads, group, 1]
-        picked = torch.cat((out, out.new_zeros((1, *out.shape[1:]))))[self.table]
-        return (picked * weights).sum(1).to(q.dtype).reshape(rows, -1)
-
-
-def page_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of q [pages, KV heads, group, D] over k, v [pages, KV heads, page, D], and its log-sum-exp."""
-    if q.device.type == "cpu":
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask)
-        return out, lse
-    scores = torch.matmul(q, k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + mask
-    lse = torch.logsumexp(scores, -1)
-    return torch.matmul((scores - lse[..., None]).exp().to(v.dtype), v), lse
+        kv, shape, rows = self.kv, self.kv.shape, len(q)
+        keys, values = kv.data[layer, :, : kv.used].flatten(1, 2)  # [pages · KV heads, page, D] each
+        queries = (q * shape.head_dim**-0.5).view(rows, -1)[self.rows].view(len(keys), -1, shape.head_dim)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).float().view(kv.used, -1, PAGE_TOKENS)
+        scores += kv.mask[: kv.used, None]
+        peaks = scores.amax(-1, keepdim=True)  # [pages, heads, 1]
+        weights = scores.sub_(peaks).exp_()
+        sums = weights.sum(-1, keepdim=True)
+        out = torch.bmm(weights.to(values.dtype).view(len(keys), -1, PAGE_TOKENS), values).view(
+            kv.used, shape.heads, -1
+        )
+        if self.single:
+            return (out / sums)[self.table[:, 0]].to(q.dtype).flatten(1)
+        shares = torch.cat((peaks, peaks.new_full((1, shape.heads, 1), -torch.inf)))[self.table]
+        shares = shares.sub_(shares.amax(1, keepdim=True)).exp_()  # [rows, pages, heads, 1]
+        total = (shares * torch.cat((sums, sums[:1]))[self.table]).sum(1)
+        picked = torch.cat((out, out[:1]))[self.table]
+        return ((picked * shares).sum(1) / total).to(q.dtype).flatten(1)
 
 
 def pages_of(tokens: int) -> int:

@@ -70,21 +70,20 @@ class _Batch:
         self._plan = self._sampler = None
         return self._sample(Sampler([row.request for row in rows], [0] * len(rows), logits.device), rows, logits)
 
-    def prepare(self) -> tuple[Plan, Sampler, list[Context]]:
+    def prepare(self) -> tuple[Plan, Sampler]:
         """Makes room for one token a row; the plan and the sampler of the next step."""
-        contexts = [row.context for row in self.rows]
-        grown = [self.kv.grow(context, 1) for context in contexts]
-        if any(grown) or self._plan is None:
-            self._plan = Plan(self.kv, contexts)
+        grown = [self.kv.grow(row.context, 1) for row in self.rows]
+        if self._plan is None or any(grown):
+            self._plan = Plan(self.kv, [row.context for row in self.rows])
         if self._sampler is None:
             sampled = [len(row.tokens) for row in self.rows]
             self._sampler = Sampler([row.request for row in self.rows], sampled, self.forward.device)
-        return self._plan, self._sampler, contexts
+        return self._plan, self._sampler
 
     def decode(self) -> list[tuple[_Row, FinishReason]]:
         """One token for every row; those that are done leave."""
-        plan, sampler, contexts = self.prepare()
-        logits = self.forward.decode([row.tokens[-1] for row in self.rows], contexts, self.kv, plan)
+        plan, sampler = self.prepare()
+        logits = self.forward.decode([row.tokens[-1] for row in self.rows], self.kv, plan)
         return self._sample(sampler, self.rows, logits)
 
     def remove(self, rows: Sequence[_Row]) -> None:

@@ -23,42 +23,44 @@ class Sampler:
         self.sharp = [i for i, r in enumerate(requests) if r.top_p < 1 and r.temperature > 0]
         if self.greedy:
             return
-        self.temperatures = torch.tensor([[r.temperature or 1.0] for r in requests], device=device)
-        self.top_p = torch.tensor([[requests[i].top_p] for i in self.sharp], device=device)
+        self.temperatures = torch.tensor([[r.temperature or 1.0] for r in requests], dtype=torch.float32, device=device)
+        self.top_p = torch.tensor([[requests[i].top_p] for i in self.sharp], dtype=torch.float32, device=device)
         self.argmax = torch.tensor([r.temperature == 0 for r in requests], device=device)
         self.any_argmax = any(r.temperature == 0 for r in requests)
         self.seeds = torch.tensor([_signed(r.seed) for r in requests], device=device)
         self.positions = torch.tensor(list(positions), device=device)
+        self._weights: Tensor | None = None  # kept between steps: fresh pages of this size cost more than filling them
 
     def sample(self, logits: Tensor) -> tuple[list[int], list[float]]:
         """Token ids and log-probabilities of one step from `logits` [rows, vocabulary]."""
         if self.greedy:
             return logits.argmax(-1).tolist(), [0.0] * len(logits)
-        logits = logits.float()
-        scaled = logits if self.plain else logits / self.temperatures
-        logprobs = torch.log_softmax(scaled, -1)
+        scaled = logits.float() if self.plain else logits / self.temperatures
         if self.sharp:
-            logprobs[self.sharp] = nucleus(logprobs[self.sharp], self.top_p)
-        # Inverse transform: a uniform number picks from the cumulative distribution. Of 23 bits, its product stays
+            scaled[self.sharp] = nucleus(scaled[self.sharp], self.top_p)
+        scaled -= scaled.amax(-1, keepdim=True)
+        # Inverse transform: a uniform number picks from the cumulative weights. Of 23 bits, its product stays
         # below the last entry, so that a token of probability zero is never picked.
-        cumulative = logprobs.exp().cumsum_(-1)
-        threshold = uniforms(self.seeds, self.positions)[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, threshold, right=True)
-        chosen = logprobs.gather(1, tokens)
+        if self._weights is None:
+            self._weights = torch.empty_like(scaled)
+        cumulative = torch.exp(scaled, out=self._weights).cumsum_(-1)
+        total = cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, uniforms(self.seeds, self.positions)[:, None] * total, right=True)
         if self.any_argmax:
             tokens[:, 0] = torch.where(self.argmax, logits.argmax(-1), tokens[:, 0])
+        chosen = scaled.gather(1, tokens) - total.log()
+        if self.any_argmax:
             chosen[:, 0].masked_fill_(self.argmax, 0.0)
         self.positions += 1
         return tokens[:, 0].tolist(), chosen[:, 0].tolist()
 
 
-def nucleus(logprobs: Tensor, top_p: Tensor) -> Tensor:
-    """Log-probabilities renormalised over the fewest most likely tokens whose probability reaches `top_p` [rows, 1]."""
-    ordered, order = logprobs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
-    kept = torch.log_softmax(ordered, -1)
-    return torch.empty_like(logprobs).scatter_(-1, order, kept)
+def nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
+    """Logits with all but the fewest most likely tokens whose probability reaches `top_p` [rows, 1] at −∞."""
+    ordered, order = logits.sort(-1, descending=True)
+    probabilities = torch.softmax(ordered, -1)
+    before = probabilities.cumsum(-1) - probabilities
+    return torch.empty_like(logits).scatter_(-1, order, ordered.masked_fill_(before >= top_p, -torch.inf))
 
 
 def uniforms(seeds: Tensor, counters: Tensor) -> Tensor:
