@@ -9,7 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scaling.api import fit as fit
+    from scaling.api import report as report
+    from scaling.api import run as run
     from scaling.errors import ScalingError as ScalingError
+    from scaling.laws import Fit as Fit
+    from scaling.laws import Job as Job
+    from scaling.laws import crossover as crossover
+    from scaling.laws import fit_curve as fit_curve
+    from scaling.laws import fit_frame as fit_frame
+    from scaling.laws import totals as totals
     from scaling.lengths import format_tokens as format_tokens
     from scaling.lengths import parse_lengths as parse_lengths
     from scaling.lengths import parse_tokens as parse_tokens
@@ -22,8 +31,10 @@ if TYPE_CHECKING:
     from scaling.thinking import LongCoT as LongCoT
 
 _HOMES = {
+    "scaling.api": ["fit", "report", "run"],
     "scaling.errors": ["ScalingError"],
     "scaling.lengths": ["format_tokens", "parse_lengths", "parse_tokens"],
+    "scaling.laws": ["Fit", "Job", "crossover", "fit_curve", "fit_frame", "totals"],
     "scaling.results": ["Row", "Store", "load", "newest_run"],
     "scaling.thinking": ["Delethink", "Environment", "LongCoT"],
 }

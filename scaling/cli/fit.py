@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -14,7 +14,7 @@ import typer
 from scaling.cli.console import print_json, warn
 from scaling.errors import FitError, unknown
 from scaling.lengths import format_tokens, parse_lengths
-from scaling.results import Phase, Store, newest_run
+from scaling.results import Phase, newest_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,15 +49,16 @@ def fit(
     Says how much of the cost bends, from which length one environment is cheaper, and what a training job takes.
     """
     lengths = parse_lengths(at)
+    from scaling.api import open_runs, resampler, rows
     from scaling.laws import Job, fit_frame, totals
 
     job = Job(steps, prompts, samples)
     path = run or newest_run()
-    store = Store.open(path)
-    frame = _rows(store, phase)
+    stores = open_runs(path)
+    frame = _chosen(rows(stores), path, phase)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fits = fit_frame(frame, _replicates(store, frame))
+        fits = fit_frame(frame, resampler(frame, stores))
     fits.sort(key=_order)
     sums = totals(fits)
     curves: list[Fit | Total] = [*fits, *sums]
@@ -84,28 +85,18 @@ def _order(fit: Fit) -> tuple[int, bool, str, str]:
     return phases.index(curve["phase"]), curve["environment"] != "longcot", fit.label, str(curve["method"])
 
 
-def _rows(store: Store, phases: Sequence[str] | None) -> pd.DataFrame:
-    frame = store.frame()
+def _chosen(frame: pd.DataFrame, path: Path, phases: Sequence[str] | None) -> pd.DataFrame:
     known = get_args(Phase)
     for phase in phases or ():
         if phase not in known:
             raise unknown("phase", phase, known)
     if frame.empty:
-        raise FitError(f"{store.path} has no rows yet; measure them with `scaling run --resume --out {store.path}`")
+        raise FitError(f"{path} has no rows yet; measure them with `scaling run --resume --out {path}`")
     chosen = frame[frame["phase"].isin(phases)] if phases else frame
     if chosen.empty:
         measured = ", ".join(sorted(set(frame["phase"])))
-        raise FitError(f"{store.path} has no rows of phase {' or '.join(phases or ())}; measured: {measured}")
+        raise FitError(f"{path} has no rows of phase {' or '.join(phases or ())}; measured: {measured}")
     return chosen
-
-
-def _replicates(store: Store, frame: pd.DataFrame) -> Callable[[pd.DataFrame], Any] | None:
-    """How to resample profiled rows, which share a grid and so are not independent."""
-    if not (frame["method"] == "profile").any():
-        return None
-    from scaling.measure.profile import replicates
-
-    return replicates(store)
 
 
 def _crossings(curves: Sequence[Fit | Total]) -> Iterator[tuple[Fit | Total, Fit | Total, Crossover | None]]:
