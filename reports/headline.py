@@ -52,7 +52,8 @@ def _cost(setting: Setting, phase: str, said: Headline) -> None:
             )
         return
     said.numbers["ratios"] = []
-    largest = table.sort_values(["tokens", "method"]).drop_duplicates("variant", keep="last")
+    order = table.sort_values(["tokens", "method"], ascending=[True, False])  # full rather than profile
+    largest = order.drop_duplicates("variant", keep="last")
     for row in each_row(largest):
         here = timed[(timed["tokens"] == row.tokens) & (timed["method"] == row.method)]
         mean = here.groupby("variant", sort=False)["device_seconds_per_trace"].mean()
@@ -180,7 +181,8 @@ def _doubt(setting: Setting, said: Headline) -> None:
     doubtful = setting.timed[~setting.timed["seconds_valid"].astype(bool)]
     said.numbers["doubtful_rows"] = len(doubtful)
     if len(doubtful):
-        reasons = ", ".join(str(reason) for reason in doubtful["seconds_reason"].dropna().drop_duplicates()[:3])
+        kinds = dict.fromkeys(str(reason).partition(":")[0] for reason in doubtful["seconds_reason"].dropna())
+        reasons = ", ".join(kinds)
         said.sentences.append(
             f"Doubtful: {len(doubtful)} of the {len(setting.timed)} repeats behind these numbers have seconds that are "
             f"not valid ({reasons or 'no reason given'}), used because their cells have no better ones."

@@ -216,3 +216,8 @@ def test_numbers_that_rest_on_a_busy_machine_say_so(rows):
     assert "Doubtful: 12 of the 18 repeats" in report.headline[-1]
     assert "another process ran" in report.headline[-1]
     assert "Doubtful" not in " ".join(build(rows(), {"first": MANIFEST}, [], Job()).headline)
+
+
+def test_the_headline_takes_full_rows_where_both_methods_reach_as_far(rows):
+    report = build(rows(methods=("full", "profile")), {"first": MANIFEST}, [], Job())
+    assert report.numbers[0]["ratios"][0]["method"] == "full"
