@@ -7,15 +7,18 @@ import os
 import threading
 import time
 from collections.abc import Collection
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.2  # waking up oftener was seen to slow small two-thread kernels by more than a hundredth
 FOREIGN_SHARE = 0.10  # of the processors we may use, by processes that are not ours, that still counts as quiet
 CLOCK_SECONDS = 0.02  # the kernel books processor time in ticks of 10 ms: what two readings may be wrong by
 SHORTEST_ENERGY_SECONDS = 1.0  # the driver refreshes its counter a few times a second
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 _BUSY = ("user", "nice", "system", "irq", "softirq")
 
@@ -26,7 +29,8 @@ class Telemetry:
     `seconds`, `cpu_seconds`: wall time, and processor time of this process and its children. `seconds_valid`: false
     where others (`foreign_process`) or the hypervisor (`stolen`) took more than `FOREIGN_SHARE` of the processors
     that we may use, with `seconds_reason` saying how much. `baseline_memory_bytes`, `peak_memory_bytes` by
-    `memory_method`: this process's resident set, or on CUDA what torch's allocator handed out. `energy_joules` of the
+    `memory_method`: this process's resident set (the kernel's high-water mark, which the block resets, so blocks must
+    not be nested; samples where there is none), or on CUDA what torch's allocator handed out. `energy_joules` of the
     GPU, or null with `energy_reason`. `sampler_cpu_seconds`: what watching itself cost.
     """
 
@@ -41,6 +45,7 @@ class Telemetry:
     energy_reason: str | None
     sampler_cpu_seconds: float
 
+    _kernel_keeps_peak: bool
     _joules_before: float | str | None
     _before: tuple[float, float, float, float]
 
@@ -53,7 +58,9 @@ class Telemetry:
 
     def __enter__(self) -> Self:
         if self.device == "cpu":
-            self.memory_method = f"resident set sampled every {SAMPLE_SECONDS * 1000:.0f} ms"
+            self._kernel_keeps_peak = _reset_peak()
+            sampled = f"resident set sampled every {SAMPLE_SECONDS * 1000:.0f} ms"
+            self.memory_method = "resident set, the kernel's high-water mark" if self._kernel_keeps_peak else sampled
             self.baseline_memory_bytes = self._process.memory_info().rss
             self._joules_before = None
         else:
@@ -65,7 +72,7 @@ class Telemetry:
             self._joules_before = _gpu_joules(self.device)
         self.peak_memory_bytes = self.baseline_memory_bytes
         self._before = self._clocks()
-        if self.device == "cpu":
+        if self.device == "cpu" and not self._kernel_keeps_peak:
             self._sampler.start()
         return self
 
@@ -77,9 +84,13 @@ class Telemetry:
         )
         self._judge(everyone - self.cpu_seconds, stolen)
         if self.device == "cpu":
-            self._done.set()
-            self._sampler.join()
-            self.peak_memory_bytes = max(self.peak_memory_bytes, self._process.memory_info().rss)
+            if self._kernel_keeps_peak:
+                seen = _kernel_peak()
+            else:
+                self._done.set()
+                self._sampler.join()
+                seen = self._process.memory_info().rss
+            self.peak_memory_bytes = max(self.peak_memory_bytes, seen)
             self.energy_joules, self.energy_reason = None, "no energy counter on a CPU"
         else:
             import torch
@@ -128,6 +139,20 @@ class Telemetry:
             self.energy_reason = f"shorter than {SHORTEST_ENERGY_SECONDS:.0f} s"
         else:
             self.energy_joules = joules - before
+
+
+def _reset_peak() -> bool:
+    """Sets the kernel's high-water mark of our resident set to what it is now; False where the kernel has none."""
+    try:
+        _RESET.write_text("5")
+        return _kernel_peak() > 0
+    except OSError:
+        return False
+
+
+def _kernel_peak() -> int:
+    lines = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
 def _usable() -> Collection[int]:
