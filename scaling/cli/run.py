@@ -181,7 +181,26 @@ def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome],
     return FINISHED_WITH_FAILURES if outcome.failed else 0
 
 
+def _predicted_bend(prepared: Prepared) -> dict[str, float]:
+    """The curvature share that the roofline predicts of each environment's full rollouts, before any is measured."""
+    from scaling.laws import fit_curve
+
+    found: dict[str, float] = {}
+    for mode in prepared.config.modes:
+        cells = [
+            (p.cell.thinking_tokens, p.seconds / p.cell.traces)
+            for p in prepared.planned
+            if (p.cell.environment, p.cell.phase, p.cell.method) == (mode, "rollout", "full")
+            and (mode == "longcot" or p.cell.thinking_tokens >= prepared.config.context_size)
+        ]
+        if len(cells) > 3:
+            tokens, seconds = zip(*cells, strict=True)
+            found[mode] = fit_curve(tokens, seconds, curve={"environment": mode, "method": "full"}).curvature_share
+    return found
+
+
 def _show_plan(prepared: Prepared, json: bool) -> None:
+    bend = _predicted_bend(prepared)
     if json:
         cells = [
             {
@@ -194,7 +213,15 @@ def _show_plan(prepared: Prepared, json: bool) -> None:
             }
             for p in prepared.planned
         ]
-        print_json({"cells": cells, "repeats": prepared.config.repeats, "expected_seconds": prepared.expected_seconds})
+        print_json(
+            {
+                "cells": cells,
+                "repeats": prepared.config.repeats,
+                "expected_seconds": prepared.expected_seconds,
+                "predicted_curvature_share": bend,
+                "machine": prepared.machine,
+            }
+        )
         return
     from rich.console import Console
     from rich.table import Table
@@ -209,6 +236,8 @@ def _show_plan(prepared: Prepared, json: bool) -> None:
         table.add_row(p.cell.environment, p.cell.phase, p.cell.method, length, f"{chunks}", _duration(p.seconds))
     Console().print(table)
     print(f"about {_duration(prepared.expected_seconds)} in all, estimated from a roofline of this machine")
+    for mode, share in bend.items():
+        print(f"predicted: {share:.0%} of {mode}'s full rollout at the largest length is quadratic")
 
 
 def _bytes(text: str) -> int:

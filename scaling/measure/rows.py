@@ -19,6 +19,7 @@ class Context:
     """What all rows of a run share."""
 
     shape: Shape
+    device_name: str
     devices: int
     fingerprint_id: str
 
@@ -57,7 +58,7 @@ def build_row(
         reason=reason,
         model=cell.model,
         engine=cell.engine,
-        device=cell.device,
+        device=context.device_name,
         devices=context.devices,
         tensor_parallel=1,
         data_parallel=1,

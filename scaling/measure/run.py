@@ -15,7 +15,7 @@ from scaling.measure.cells import RunConfig
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
 from scaling.measure.machine import probe_machine
 from scaling.measure.plan import PlannedCell, plan
-from scaling.measure.subject import Subject, build_subject, device_name, has_gpu, torch_device
+from scaling.measure.subject import Subject, build_subject, device_kind, has_gpu, torch_device
 from scaling.measure.sweep import Progress, Sweep
 from scaling.models import Source, resolve
 from scaling.predict.shape import Shape
@@ -121,10 +121,13 @@ def prepare(config: RunConfig) -> Prepared:
             f"LongCoT at {max(config.lengths)} thinking tokens needs {longest} positions, "
             f"but {config.model} was trained for {shape.max_positions}; shorten --lengths"
         )
-    device = device_name()
     machine = probe_machine(torch_device(), config.dtype)
-    planned = plan(config, shape, machine, weights=source.digest or source.weights, device=device)
-    return Prepared(config, source, device, planned, fingerprint(), machine.to_json())
+    planned = plan(config, shape, machine, weights=source.digest or source.weights, device=device_kind())
+    here = fingerprint()
+    name = here["hardware"]["device"]
+    if not has_gpu():
+        name = f"{name}, {here['software']['torch_threads']} threads"
+    return Prepared(config, source, name, planned, here, machine.to_json())
 
 
 def execute(
@@ -185,6 +188,7 @@ def _sweep(
         store,
         repeats=config.repeats,
         seed=config.seed,
+        device_name=store.manifest["device"],
         fingerprint_id=store.manifest["fingerprint_id"],
         observe=observe,
     )

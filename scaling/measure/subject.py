@@ -51,8 +51,8 @@ def torch_device() -> str:
     return "cuda" if has_gpu() else "cpu"
 
 
-def device_name() -> str:
-    """The GPU's name, or `cpu`: what a cell's configuration says; the fingerprint says which CPU."""
+def device_kind() -> str:
+    """The GPU's name, or `cpu`: what a cell's configuration says. Which CPU it was, rows and fingerprint say."""
     import torch
 
     return torch.cuda.get_device_name() if has_gpu() else "cpu"

@@ -45,11 +45,12 @@ class Sweep:
         *,
         repeats: int,
         seed: int,
+        device_name: str,
         fingerprint_id: str,
         observe: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.subject, self.store, self.repeats, self.seed, self.observe = subject, store, repeats, seed, observe
-        self.context = Context(subject.shape, 1, fingerprint_id)
+        self.context = Context(subject.shape, device_name, 1, fingerprint_id)
         self.expected = {p.cell.id: p.seconds for p in planned}
         done = store.done()
         self.pending = [[p.cell for p in planned if (p.cell.id, r) not in done] for r in range(repeats)]
