@@ -20,7 +20,7 @@ from scaling.predict.roofline import (
 from scaling.predict.shape import DTYPE_BYTES, Shape
 from scaling.results import Phase
 
-AUTO_FULL_SECONDS = 180.0
+AUTO_FULL_SECONDS = 240.0
 """What `auto` lets a run's full measurements take in all, before it profiles the whole curve as well."""
 
 

@@ -1,0 +1,40 @@
+"""What the README shows runs as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "LongCoT" in said
+    assert "Delethink C=256 m=128" in said
+    assert Path(said.splitlines()[-1]).is_file()
+
+
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("scaling ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shown_has_the_options_it_uses(cli, command):
+    _, name, *arguments = shlex.split(command)
+    help_text = cli(name, "--help").out
+    for option in (argument for argument in arguments if argument.startswith("--")):
+        assert option in help_text
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_every_local_link_leads_somewhere(link):
+    assert (Path(__file__).parent.parent / link).exists()
