@@ -336,6 +336,20 @@ def test_log_probabilities_are_float32_at_least(dtype: torch.dtype) -> None:
     assert all(parameter.dtype == dtype for parameter in model.parameters())
 
 
+def test_float32_weights_train_under_bfloat16_autocast() -> None:
+    """Gradients stay float32 and close to those of float32 throughout."""
+    rng = random.Random(0)
+    batches = pack(training_samples(group(rng), rng), 64)
+    found = []
+    for enabled in (False, True):
+        model = Decoder.from_config(architecture("tiny"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            update_step(model, torch.optim.SGD(model.parameters(), lr=0.0), batches, slice_bytes=1 << 16)
+        found.append(gradients(model))
+    assert found[1].dtype == torch.float32
+    assert 0 < float((found[0] - found[1]).norm() / found[0].norm()) < 0.02
+
+
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=40),
     budget=st.integers(1, 60),
@@ -371,7 +385,7 @@ def test_the_clip_is_wider_above_and_stops_the_gradient() -> None:
     loss.backward()
     assert scored.grad is not None
     assert (scored.grad != 0).tolist() == [False, False, True, True, False, True, True]
-    assert float(loss) == pytest.approx(-(-0.8 - 0.8 - 0.81 + 1.25 + 1.26 - 1.27 + 0.7))
+    assert loss.item() == pytest.approx(-(-0.8 - 0.8 - 0.81 + 1.25 + 1.26 - 1.27 + 0.7))
     assert float(sums["clip_fraction"]) == 3
 
 
