@@ -2,8 +2,8 @@
 
 Every engine lives in a process of its own and is driven by `scaling.rollout`: the same prompts, the same response
 lengths, end-of-sequence tokens ignored, sampled at temperature 1. A round gives each piece of work to one engine after
-another, both in random order, so that a machine that drifts drifts for all; whoever is not asked sleeps. In the first
-round every engine does the work with each thread count; the faster count goes on.
+another, both in random order, so that a machine that drifts drifts for all; whoever is not asked sleeps. Before the
+first round, shorter responses tell which thread count suits which engine and work.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import statistics
@@ -36,9 +37,9 @@ SCHEMA_VERSION = "1.0"
 
 METHOD = (
     "One checkpoint with random weights for all engines; the same prompts, response lengths and dtype; end-of-sequence "
-    "ids ignored; temperature 1, top-p 1 (`local` also returns log-probabilities). The first round tries every thread "
-    "count; shown are all rounds with the count that was faster there. `transformers` runs static batches; vLLM runs "
-    "in process without prefix caching, and those of its steps that encode any prompt token count as prefill."
+    "ids ignored; temperature 1, top-p 1 (`local` also returns log-probabilities). Each engine does each work with the "
+    "thread count that did an eighth of it faster before. `transformers` runs static batches; vLLM runs in process "
+    "without prefix caching, and those of its steps that encode any prompt token count as prefill."
 )
 
 Sample = dict[str, Any]
@@ -414,18 +415,19 @@ def save_models(pieces: Sequence[Work], folder: Path) -> None:
 
 
 def measure(workers: Sequence[Worker], pieces: Sequence[Work], rounds: int, seed: int) -> list[Sample]:
-    """One sample for every (round, work, worker); after the first round only with an engine's faster thread count."""
+    """Round 0 tries every thread count on an eighth of each response; one sample a (round, work, engine) follows."""
     samples: list[Sample] = []
     dice = random.Random(seed)
-    for number in range(rounds):
+    for number in range(rounds + 1):
         for done, work in enumerate(dice.sample(pieces, len(pieces)), 1):
             asked = [w for w in workers if number == 0 or w.threads == fastest(samples, w.engine, work)]
+            thinking = work.thinking if number else max(work.thinking // 8, 2)
             for w in dice.sample(asked, len(asked)):
-                w.tell(work=asdict(work), round=number)
+                w.tell(work=asdict(replace(work, thinking=thinking)), round=number)
                 sample = {"work": asdict(work), "engine": w.engine, "threads": w.threads, "round": number, **w.hear()}
                 samples.append(sample)
                 took = sample.get("error") or f"{sample['seconds']:.2f} s"
-                where = f"round {number + 1}/{rounds}, work {done}/{len(pieces)}: {label(work)}"
+                where = f"round {number}/{rounds}, work {done}/{len(pieces)}: {label(work)}"
                 print(f"{where}, {w.engine}, {w.threads} threads: {took}", file=sys.stderr)
     return samples
 
@@ -435,9 +437,15 @@ def of(samples: Iterable[Sample], engine: str, work: Work) -> list[Sample]:
 
 
 def fastest(samples: Iterable[Sample], engine: str, work: Work) -> int:
-    """The thread count with which the engine did the work fastest in the first round."""
-    first = [s for s in of(samples, engine, work) if s["round"] == 0]
-    return int(min(first, key=lambda s: s.get("seconds", float("inf")))["threads"])
+    """The thread count that round 0 makes expect the shortest time for the whole work."""
+
+    def expected(sample: Sample) -> float:
+        if "error" in sample:
+            return math.inf
+        whole = work.batch * (work.thinking - len(work.lengths()))
+        return float(sample["prefill_seconds"] + sample["decode_seconds"] / sample["decode_tokens"] * whole)
+
+    return int(min((s for s in of(samples, engine, work) if s["round"] == 0), key=expected)["threads"])
 
 
 # What was found, as Markdown.
@@ -467,7 +475,7 @@ def page(record: dict[str, Any]) -> str:
         shown, prefills, decodes, kept = [], [], [], {}
         for name in names:
             mine = of(samples, name, work)
-            good = [s for s in mine if "error" not in s and s["threads"] == fastest(samples, name, work)]
+            good = [s for s in mine if "error" not in s and s["round"] > 0]
             kept[name] = {s["round"]: s["seconds"] for s in good}
             rate = spread([work.batch * work.thinking / s["seconds"] for s in good])
             failed = next((s["error"] for s in mine if "error" in s), "–")
@@ -514,7 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.engine_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--engines", default=",".join(ENGINES), help="which of %(default)s")
     parser.add_argument("--threads", default=tried, help="OpenMP thread counts to try (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all work is done (default: %(default)s)")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="only work with TEXT in its label, as 'tiny', 'long'"
     )

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studies.engine_speed import Work, spread, works
+from studies.engine_speed import Work, fastest, spread, works
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ def test_every_engine_does_every_piece_of_work_in_every_round(ran: tuple[dict[st
     record, _ = ran
     done = [(s["engine"], Work(**s["work"]), s["round"]) for s in record["samples"]]
     assert sorted(done, key=str) == sorted(
-        ((engine, work, n) for engine in ("local", "transformers") for work in works(quick=True) for n in (0, 1)),
+        ((engine, work, n) for engine in ("local", "transformers") for work in works(quick=True) for n in (0, 1, 2)),
         key=str,
     )
 
@@ -51,6 +52,8 @@ def test_every_time_is_kept_and_its_parts_fit_into_it(ran: tuple[dict[str, Any],
     for sample in record["samples"]:
         assert 0 < sample["prefill_seconds"] + sample["decode_seconds"] <= sample["seconds"]
         work = Work(**sample["work"])
+        if sample["round"] == 0:
+            work = replace(work, thinking=max(work.thinking // 8, 2))
         assert sample["decode_tokens"] == work.batch * (work.thinking - len(work.lengths()))
         assert sample["threads"] == 1
     assert record["machine"]["hardware"]["cpu"] in ran[1]
@@ -65,6 +68,17 @@ def test_an_engine_that_is_not_installed_is_a_row_that_says_so(ran: tuple[dict[s
         "vllm": "not installed: ImportError: no vllm here",
     }
     assert "vllm         | not installed: ImportError: no vllm here" in page
+
+
+def test_the_thread_count_that_promises_the_shortest_whole_is_taken() -> None:
+    work = Work("long", "tiny", "float32", 1, 64, 101)
+    tried = [  # two threads encode faster and decode slower: 1 + 100 × 0.1 against 2 + 100 × 0.05 seconds
+        {"threads": 2, "prefill_seconds": 1.0, "decode_seconds": 1.0, "decode_tokens": 10},
+        {"threads": 1, "prefill_seconds": 2.0, "decode_seconds": 0.5, "decode_tokens": 10},
+        {"threads": 4, "error": "MemoryError: "},
+    ]
+    samples = [{"engine": "local", "work": asdict(work), "round": 0, **sample} for sample in tried]
+    assert fastest(samples, "local", work) == 1
 
 
 def test_chunked_work_re_encodes_what_it_carries() -> None:
