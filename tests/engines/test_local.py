@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from scaling.decoder import Decoder
 from scaling.engines.base import Completion, Request
-from scaling.engines.kv import PAGE_TOKENS
+from scaling.engines.forward import Forward
+from scaling.engines.kv import PAGE_TOKENS, Context, PagedKV, Plan
 from scaling.engines.local import LocalEngine
 from scaling.errors import CheckpointError, MemoryLimitError, UsageError
 from scaling.predict.shape import architecture
@@ -115,6 +116,32 @@ def test_logprobs_are_those_of_the_sampling_distribution() -> None:
             kept = ordered[ordered.cumsum(0) - ordered < request.top_p].sum().item()
             expected = torch.log(chance[token] / kept).item()
             assert logprob == pytest.approx(expected, abs=2e-3 if request.top_p == 1 else 0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_decoding_errs_no_more_than_transformers(family: str, tmp_path: Path) -> None:
+    """Teacher-forced, token by token through KV memory, against float32."""
+    model_of(family).save(tmp_path)
+    forward = Forward(Decoder.load(tmp_path, dtype=torch.bfloat16))
+    text, known = prompt(330, 9), 250
+    kv = PagedKV(forward.shape, 3, torch.bfloat16, torch.device("cpu"))
+    context = Context()
+    kv.grow(context, known)
+    with torch.inference_mode():
+        steps = [forward.prefill([text[:known]], [context], kv)]
+        for token in text[known:]:
+            kv.grow(context, 1)
+            steps.append(forward.decode([token], kv, Plan(kv, [context])))
+        reference = {
+            dtype: AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)(torch.tensor([text])).logits[0].float()
+            for dtype in (torch.float32, torch.bfloat16)
+        }
+    exact = torch.log_softmax(reference[torch.float32][known - 1 :], -1)
+
+    def error(logits: torch.Tensor) -> float:
+        return (torch.log_softmax(logits.float(), -1) - exact).square().mean().sqrt().item()
+
+    assert error(torch.cat(steps)) <= error(reference[torch.bfloat16][known - 1 :])
 
 
 def test_samples_follow_the_distribution() -> None:
