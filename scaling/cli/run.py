@@ -118,6 +118,7 @@ def run(
         _show_plan(prepared, json)
         return 0
     target = out or default_directory(config)
+    _say_what_auto_leaves_out(prepared)
     say(
         f"{len(prepared.planned)} cells × {config.repeats} repeats on {prepared.device}, "
         f"about {_duration(prepared.expected_seconds)}; into {target}"
@@ -179,6 +180,15 @@ def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome],
         print(target)
     say(f"{len(frame)} rows, {outcome.failed} failed; next: scaling fit {target}; scaling report {target}")
     return FINISHED_WITH_FAILURES if outcome.failed else 0
+
+
+def _say_what_auto_leaves_out(prepared: Prepared) -> None:
+    lengths = prepared.config.lengths
+    for phase in prepared.config.phases:
+        reached = max((p.cell.thinking_tokens for p in prepared.planned if p.cell.phase == phase), default=0)
+        if phase != "sync" and reached < lengths[-1]:
+            span = f"up to {format_tokens(reached)}" if reached else "nowhere"
+            warn(f"{phase} is measured {span}, where full rollouts fit the time; --method full measures it everywhere")
 
 
 def _predicted_bend(prepared: Prepared) -> dict[str, float]:

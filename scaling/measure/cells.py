@@ -135,34 +135,31 @@ class Cell:
 def cells_for(
     config: RunConfig, method: Method, lengths: Sequence[int], phases: Sequence[Phase], *, weights: str, device: str
 ) -> list[Cell]:
-    """The cells of `phases` at `lengths`, environments side by side. Weight transfer does not depend on
-    thinking: `sync` is one cell, at the first mode and length."""
+    """The cells of `phases` at `lengths`, environments side by side.
+
+    Weight transfer does not depend on thinking: `sync` is one cell, at the first length and mode.
+    """
     cells: list[Cell] = []
     for phase in phases:
-        for length in lengths:
-            for mode in config.modes:
-                environment = config.environment(mode, length)
-                cells.append(
-                    Cell(
-                        model=config.model,
-                        weights=weights,
-                        engine=config.engine,
-                        device=device,
-                        weight_dtype=config.dtype,
-                        activation_dtype=config.dtype,
-                        kv_dtype=config.dtype,
-                        environment=mode,
-                        parameters=tuple(environment.parameters().items()),
-                        prompt_tokens=config.prompt_tokens,
-                        thinking_tokens=length,
-                        phase=phase,
-                        concurrency=config.concurrency,
-                        traces=config.traces,
-                        method=method,
-                    )
+        places = [(length, mode) for length in lengths for mode in config.modes]
+        for length, mode in places[:1] if phase == "sync" else places:
+            cells.append(
+                Cell(
+                    model=config.model,
+                    weights=weights,
+                    engine=config.engine,
+                    device=device,
+                    weight_dtype=config.dtype,
+                    activation_dtype=config.dtype,
+                    kv_dtype=config.dtype,
+                    environment=mode,
+                    parameters=tuple(config.environment(mode, length).parameters().items()),
+                    prompt_tokens=config.prompt_tokens,
+                    thinking_tokens=length,
+                    phase=phase,
+                    concurrency=config.concurrency,
+                    traces=config.traces,
+                    method=method,
                 )
-                if phase == "sync":
-                    break
-            if phase == "sync":
-                break
+            )
     return cells

@@ -16,7 +16,7 @@ from scaling.measure.subject import Subject
 if TYPE_CHECKING:
     from scaling.update import Batch, Sample
 
-TOKEN_BUDGET = 16384
+TOKEN_BUDGET = 8192
 """Input tokens of a micro-batch; a longer chunk is one alone."""
 
 

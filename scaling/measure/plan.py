@@ -20,8 +20,8 @@ from scaling.predict.roofline import (
 from scaling.predict.shape import DTYPE_BYTES, Shape
 from scaling.results import Phase
 
-AUTO_FULL_SECONDS = 240.0
-"""What `auto` lets a run's full measurements take in all, before it profiles the whole curve as well."""
+AUTO_FULL_SECONDS = 270.0
+"""What `auto` lets a run's full rollouts take in all, before it profiles the whole curve as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +39,31 @@ class PlannedCell:
 def plan(config: RunConfig, shape: Shape, machine: Machine, *, weights: str, device: str) -> list[PlannedCell]:
     """The cells of a run.
 
-    `auto` measures in full, from the shortest length up, what should take `AUTO_FULL_SECONDS` in all; if lengths are
-    left, the rollout of every length is profiled too, so that one curve reaches the longest with one method.
-    Training phases have no such short cut for LongCoT, so `auto` measures them where it measures in full.
+    `auto` measures rollouts in full, from the shortest length up, as far as they should take `AUTO_FULL_SECONDS` in
+    all; if lengths are left, the rollout of every length is profiled too, so that one curve reaches the longest with
+    one method. Training phases have no such short cut for LongCoT: `auto` measures them where rollouts are full, and
+    everywhere where no rollout is asked for.
     """
 
     def cells(method: Any, lengths: tuple[int, ...], phases: tuple[Phase, ...]) -> list[PlannedCell]:
         made = cells_for(config, method, lengths, phases, weights=weights, device=device)
         return [PlannedCell(cell, expected_seconds(cell, shape, machine)) for cell in made]
 
-    if config.method != "auto":
-        planned = cells(config.method, config.lengths, config.phases)
-        return _share_visits(planned, shape, machine) if config.method == "profile" else planned
-    full: list[PlannedCell] = []
+    if config.method == "profile":
+        return _share_visits(cells("profile", config.lengths, config.phases), shape, machine)
+    if config.method == "full" or "rollout" not in config.phases:
+        return cells("full", config.lengths, config.phases)
+    reached: tuple[int, ...] = ()
     left = AUTO_FULL_SECONDS
-    reached = 0
     for length in config.lengths:
-        here = cells("full", (length,), tuple(p for p in config.phases if p != "sync"))
-        left -= config.repeats * sum(p.seconds for p in here)
-        if left < 0 and "rollout" in config.phases:
+        left -= config.repeats * sum(p.seconds for p in cells("full", (length,), ("rollout",)))
+        if left < 0:
             break
-        full += here
-        reached += 1
-    if "sync" in config.phases:
-        full += cells("full", config.lengths[:1], ("sync",))
-    if reached == len(config.lengths):
-        return full
-    return full + _share_visits(cells("profile", config.lengths, ("rollout",)), shape, machine)
+        reached += (length,)
+    planned = cells("full", reached, config.phases)
+    if reached != config.lengths:
+        planned += _share_visits(cells("profile", config.lengths, ("rollout",)), shape, machine)
+    return planned
 
 
 def expected_seconds(cell: Cell, shape: Shape, machine: Machine) -> float:
