@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from scaling.decoder import Decoder, Layer, causal_attention
 from scaling.engines.kv import Context, PagedKV, Plan
 from scaling.rope import rotate
 
+_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _MLP_TOKENS = 4096  # a long prompt goes through the MLP in slices of so many tokens, which bounds its activations
 
 
@@ -35,7 +37,7 @@ class Forward:
     def __init__(self, model: Decoder) -> None:
         self.model = model
         self.shape = model.shape
-        self.layers = [_FusedLayer(layer) for layer in model.model.layers]
+        self.layers = [_FusedLayer(cast(Layer, layer)) for layer in model.model.layers]
         self.device = model.head.device
         self.cos, self.sin = model.rope.table(torch.arange(256, device=self.device))
 
@@ -96,7 +98,7 @@ class Forward:
 
     def _mlp(self, fused: _FusedLayer, x: Tensor) -> Tensor:
         if len(x) > _MLP_TOKENS:
-            return torch.cat([self._mlp(fused, part) for part in x.split(_MLP_TOKENS)])
+            return torch.cat([self._mlp(fused, part) for part in torch.split(x, _MLP_TOKENS)])
         gate, up = linear(x, fused.gate_up, fused.gate_up_bias).chunk(2, -1)
         down = fused.layer.mlp.down_proj
         return linear(F.silu(gate) * up, down.weight, down.bias)
@@ -104,7 +106,7 @@ class Forward:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`; in float32 on a CPU through oneDNN, which reads weights two to four times faster at few rows."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if x.dtype == torch.float32 and x.device.type == "cpu" and _ONEDNN:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return F.linear(x, weight, bias)
@@ -113,9 +115,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _fuse(parts: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     """The parts' weights and biases, each as one tensor that the parts' own parameters become views of."""
 
-    def share(parameters: list[nn.Parameter]) -> Tensor:
+    def share(parameters: Sequence[Tensor]) -> Tensor:
         whole = torch.cat([parameter.detach() for parameter in parameters])
-        for parameter, view in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):
+        for parameter, view in zip(parameters, torch.split(whole, [len(p) for p in parameters]), strict=True):
             parameter.data = view
         return whole
 
