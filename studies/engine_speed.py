@@ -2,8 +2,8 @@
 
 Every engine lives in a process of its own and is driven by `scaling.rollout`: the same prompts, the same response
 lengths, end-of-sequence tokens ignored, sampled at temperature 1. A round gives each piece of work to one engine after
-another, both in random order, so that a machine that drifts drifts for all; whoever is not asked sleeps. Before the
-first round, shorter responses tell which thread count suits which engine and work.
+another, both in random order, so that a machine that drifts drifts for all; whoever is not asked sleeps. Given several
+thread counts, shorter responses before the first round tell which suits which engine and work.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ SCHEMA_VERSION = "1.0"
 
 METHOD = (
     "One checkpoint with random weights for all engines; the same prompts, response lengths and dtype; end-of-sequence "
-    "ids ignored; temperature 1, top-p 1 (`local` also returns log-probabilities). Each engine does each work with the "
-    "thread count that did an eighth of it faster before. `transformers` runs static batches; vLLM runs in process "
-    "without prefix caching, and those of its steps that encode any prompt token count as prefill."
+    "ids ignored; temperature 1, top-p 1 (`local` also returns log-probabilities). Given several thread counts, each "
+    "engine does each work with the one that did an eighth of it faster before. `transformers` runs static batches; "
+    "vLLM runs in process without prefix caching, and those of its steps that encode any prompt token count as prefill."
 )
 
 Sample = dict[str, Any]
@@ -81,7 +81,7 @@ class Work:
 
 
 def works(quick: bool) -> list[Work]:
-    """All there is to do. Long contexts of the larger model stay at batch 1: encoding more takes minutes here."""
+    """All there is to do, in about ten minutes on two cores: more long contexts of the larger model would not fit."""
     if quick:
         return [
             Work("short", "tiny", "float32", 1, 16, 8),
@@ -91,9 +91,10 @@ def works(quick: bool) -> list[Work]:
         ]
     found = []
     for model, dtype in (("smollm2-135m", "bfloat16"), ("smollm2-135m", "float32"), ("tiny", "float32")):
-        found += [Work("short", model, dtype, batch, 128, 128) for batch in (1, 8, 32)]
-        found += [Work("long", model, dtype, batch, 4096, 64) for batch in ((1, 8, 32) if model == "tiny" else (1,))]
-    for thinking in (512, 4096):
+        tiny = model == "tiny"
+        found += [Work("short", model, dtype, batch, 128, 128 if tiny else 64) for batch in (1, 8, 32)]
+        found += [Work("long", model, dtype, batch, 4096, 64) for batch in ((1, 8, 32) if tiny else (1,))]
+    for thinking in (512, 2048):
         found += [Work("trace", "tiny", "float32", 8, 64, thinking, size) for size in (None, 512)]
     return found
 
@@ -415,12 +416,17 @@ def save_models(pieces: Sequence[Work], folder: Path) -> None:
 
 
 def measure(workers: Sequence[Worker], pieces: Sequence[Work], rounds: int, seed: int) -> list[Sample]:
-    """Round 0 tries every thread count on an eighth of each response; one sample a (round, work, engine) follows."""
+    """One sample a (round, work, engine).
+
+    Where there are several thread counts to choose from, a round 0 tries them all on an eighth of each response.
+    """
     samples: list[Sample] = []
     dice = random.Random(seed)
-    for number in range(rounds + 1):
+    choice = len({w.threads for w in workers}) > 1
+    for number in range(0 if choice else 1, rounds + 1):
         for done, work in enumerate(dice.sample(pieces, len(pieces)), 1):
-            asked = [w for w in workers if number == 0 or w.threads == fastest(samples, w.engine, work)]
+            chosen = choice and number > 0
+            asked = [w for w in workers if not chosen or w.threads == fastest(samples, w.engine, work)]
             thinking = work.thinking if number else max(work.thinking // 8, 2)
             for w in dice.sample(asked, len(asked)):
                 w.tell(work=asdict(replace(work, thinking=thinking)), round=number)
@@ -518,10 +524,11 @@ def table(rows: list[list[str]], headers: list[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tried = ",".join(map(str, sorted({1, processors})))
     parser = argparse.ArgumentParser(prog="python -m studies.engine_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--engines", default=",".join(ENGINES), help="which of %(default)s")
-    parser.add_argument("--threads", default=tried, help="OpenMP thread counts to try (default: %(default)s)")
+    parser.add_argument(
+        "--threads", default=str(processors), help="OpenMP thread counts to choose from, as 1,2 (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often all work is done (default: %(default)s)")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="only work with TEXT in its label, as 'tiny', 'long'"
