@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.errors import unknown
@@ -19,20 +18,23 @@ ROUNDS = 5
 
 # (bytes far larger than any cache, side of a matrix product that takes some milliseconds)
 _SIZES = {"cpu": (256 * 2**20, 1024), "cuda": (2 * 2**30, 8192)}
-_CONTEXT, _HEADS, _HEAD_DIM = 8192, 4, 64
+_HEAD_DIM = 64
 
 
 def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     """Measures `device` ("cpu", "cuda", "cuda:1") in `dtype` ("float32", …) for about `seconds`, buffers apart.
 
-    Small loops, interleaved over `ROUNDS` rounds so that drift meets them all: a product of four rows with a buffer
-    far larger than the caches as weights (few-row kernels may read much slower than a plain sum), attention of one
-    query a row over that buffer as KV and over as much of it as half fills the last cache, a square matrix product,
-    and a mix of kernels too small to be anything but dispatch. Each rate is the median of its rounds; `spread` says
-    how far they were apart. Uses the thread count that torch has. Raises `UsageError` for an unknown dtype.
+    Small loops of the embedded engine's kernels, interleaved over `ROUNDS` rounds so that drift meets them all: a
+    product of four rows with a buffer far larger than the caches as weights, attention of one query a page over that
+    buffer as KV, a square matrix product, and a mix of kernels too small to be anything but dispatch. Each rate is
+    the median of its rounds; `spread` says how far they were apart. Uses the thread count that torch has. Raises
+    `UsageError` for an unknown dtype.
     """
     import torch
     from torch.nn import functional
+
+    from scaling.engines.forward import linear
+    from scaling.engines.kv import PAGE_TOKENS
 
     if dtype not in DTYPE_BYTES:
         raise unknown("dtype", dtype, DTYPE_BYTES)
@@ -42,13 +44,9 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     def ones(*shape: int) -> torch.Tensor:
         return torch.ones(shape, dtype=number, device=device)
 
-    pair = 2 * _HEADS * _HEAD_DIM * DTYPE_BYTES[dtype]  # bytes of one row's keys and values a token
-    rows = size // (pair * _CONTEXT)
-    keys, values = buffer = ones(2, rows, _HEADS, _CONTEXT, _HEAD_DIM)
-    query = ones(rows, _HEADS, 1, _HEAD_DIM)
-    cache = _cache_bytes(device)
-    cached = max(cache // 2 // pair // 4, 1)
-    near_keys, near_values = ones(2, 4, _HEADS, cached, _HEAD_DIM)
+    pages = size // (2 * PAGE_TOKENS * _HEAD_DIM * DTYPE_BYTES[dtype])
+    keys, values = buffer = ones(2, pages, PAGE_TOKENS, _HEAD_DIM)
+    query = ones(pages, 1, _HEAD_DIM)
     weights, few = buffer.view(-1, 1024), ones(4, 1024)
     square = ones(side, side)
     small, weight, gain = ones(4, 64), ones(64, 64), ones(64)
@@ -57,13 +55,12 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
         for _ in range(25):
             functional.rms_norm(functional.linear(small, weight) * small + small, (64,), gain)
 
-    def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        return functional.scaled_dot_product_attention(query, keys, values)
+    def attend() -> torch.Tensor:
+        return torch.bmm(torch.bmm(query, keys.transpose(1, 2)).softmax(-1), values)
 
     loops: dict[str, tuple[Callable[[], object], float]] = {  # what to run, and the work that it does
-        "bandwidth_bytes_per_s": (lambda: functional.linear(few, weights), buffer.nbytes),
-        "kv_bandwidth_bytes_per_s": (lambda: attend(query, keys, values), buffer.nbytes),
-        "cached_kv_bytes_per_s": (lambda: attend(query[:4], near_keys, near_values), 2 * near_keys.nbytes),
+        "bandwidth_bytes_per_s": (lambda: linear(few, weights), buffer.nbytes),
+        "kv_bandwidth_bytes_per_s": (attend, buffer.nbytes),
         "flops_per_s": (lambda: square @ square, 2 * side**3),
         "kernels_per_s": (dispatch, 100),
     }
@@ -81,20 +78,8 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
         kv_bandwidth_bytes_per_s=median["kv_bandwidth_bytes_per_s"],
         flops_per_s=median["flops_per_s"],
         seconds_per_kernel=1 / median["kernels_per_s"],
-        cache_bytes=cache,
-        cache_speedup=max(median["cached_kv_bytes_per_s"] / median["kv_bandwidth_bytes_per_s"], 1.0),
         spread={name: (max(rates) - min(rates)) / median[name] for name, rates in found.items()},
     )
-
-
-def _cache_bytes(device: str) -> int:
-    """Size of the device's last cache, 0 where it does not say."""
-    import torch
-
-    if device != "cpu":
-        return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max((int(size.removesuffix("K")) * 1024 for size in sizes if size.endswith("K")), default=0)
 
 
 def _seconds_each(run: Callable[[], object], seconds: float, device: str) -> float:

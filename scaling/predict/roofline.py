@@ -19,11 +19,11 @@ from scaling.thinking.base import Segment
 
 Array = NDArray[np.float64]
 
-KERNELS_A_LAYER = 32
+KERNELS_A_LAYER = 50
 """Kernels that a decoder layer of our own engine dispatches in a decode step, counted, its views as a fifth each:
 fused projections, norms, rotation, cache writes, paged attention and its merge, activation, residuals."""
 
-KERNELS_A_PASS = 64
+KERNELS_A_PASS = 51
 """Those outside the layers: places in the cache, embedding, angles, last norm, LM head, sampling."""
 
 
@@ -33,17 +33,14 @@ class Machine:
 
     `bandwidth_bytes_per_s`: of weights, read from memory by a product with a few rows. `kv_bandwidth_bytes_per_s`: of
     keys and values, read from memory by attention of one query a row. `flops_per_s`: of a large matrix product.
-    `seconds_per_kernel`: to dispatch a small one. `cache_bytes`: the last cache, `cache_speedup`: how many times
-    faster than from memory attention reads what it holds. `spread`: (largest − smallest) ÷ median of each measured
-    rate over its measurements; empty for a datasheet.
+    `seconds_per_kernel`: to dispatch a small one. `spread`: (largest − smallest) ÷ median of each measured rate over
+    its measurements; empty for a datasheet.
     """
 
     bandwidth_bytes_per_s: float
     kv_bandwidth_bytes_per_s: float
     flops_per_s: float
     seconds_per_kernel: float
-    cache_bytes: int = 0
-    cache_speedup: float = 1.0
     spread: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,9 +51,8 @@ def decode_seconds(shape: Shape, contexts: Sequence[int], dtype: str, machine: M
     """Seconds of one decode step of `len(contexts)` rows, row i attending over `contexts[i]` tokens.
 
     dispatch + max(weight bytes ÷ bandwidth, 2·weights·rows ÷ rate) + max(KV bytes ÷ KV bandwidth, attention FLOPs ÷
-    rate). Weights are read once for all rows. The part h = clamp(3/2 − (weight + KV bytes) ÷ cache, 0, 1) of the
-    bytes comes from the cache of the step before, `cache_speedup` times faster: half of them where the cache is just
-    filled. Left out: writing the new keys and values.
+    rate). Weights are read once for all rows. Left out: writing the new keys and values, and what a cache keeps from
+    one step to the next, so one row at a short context is faster than this.
     """
     return float(_decode(shape, len(contexts), sum(contexts), dtype, machine))
 
@@ -109,25 +105,15 @@ def update_seconds(
 def _decode(shape: Shape, rows: int, keys: ArrayLike, dtype: str, machine: Machine) -> Array:
     """Seconds of decode steps of `rows` rows whose contexts sum to `keys`, elementwise."""
     keys = np.asarray(keys, dtype=np.float64)
-    weight_bytes, kv_bytes = _weight_bytes(shape, dtype), shape.kv_bytes_per_token(dtype) * keys
-    slowness = _slowness(weight_bytes + kv_bytes, machine)
-    weights = np.maximum(
-        slowness * weight_bytes / machine.bandwidth_bytes_per_s,
+    weights = max(
+        _weight_bytes(shape, dtype) / machine.bandwidth_bytes_per_s,
         2 * shape.matmul_parameters * rows / machine.flops_per_s,
     )
-    attention = np.maximum(
-        slowness * kv_bytes / machine.kv_bandwidth_bytes_per_s,
-        4 * shape.layers * shape.query_width * keys / machine.flops_per_s,
+    attention = max(
+        shape.kv_bytes_per_token(dtype) / machine.kv_bandwidth_bytes_per_s,
+        4 * shape.layers * shape.query_width / machine.flops_per_s,
     )
-    return np.asarray(_dispatch(shape, machine) + weights + attention)
-
-
-def _slowness(step_bytes: Array, machine: Machine) -> Array:
-    """Time to read a byte of a step that reads `step_bytes`, ÷ the time from memory: see `decode_seconds`."""
-    if not machine.cache_bytes:
-        return np.ones_like(step_bytes)
-    hits = np.clip(1.5 - step_bytes / machine.cache_bytes, 0.0, 1.0)
-    return np.asarray(1 - hits + hits / machine.cache_speedup)
+    return np.asarray(_dispatch(shape, machine) + weights + attention * keys)
 
 
 def _weight_bytes(shape: Shape, dtype: str) -> int:

@@ -42,21 +42,6 @@ def test_a_decode_step_worked_by_hand() -> None:
     assert decode_seconds(TINY, [3000, 5000], "float32", CPU) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_cache_serves_what_it_keeps_between_steps() -> None:
-    """Bytes of a step: 9.4 MB of weights and the rest KV. All from cache where half fills it, none past 1½ times."""
-    cached = dataclasses.replace(CPU, seconds_per_kernel=0.0, flops_per_s=1e18, cache_bytes=32 * 2**20, cache_speedup=4)
-    plain = dataclasses.replace(cached, cache_bytes=0)
-
-    def ratio(cache_filled: float) -> float:
-        context = int((cache_filled * 32 * 2**20 - 2_359_296 * 4) / 4096)
-        step = decode_seconds(TINY, [context], "float32", cached)
-        return step / decode_seconds(TINY, [context], "float32", plain)
-
-    assert ratio(0.45) == pytest.approx(1 / 4)
-    assert ratio(1.0) == pytest.approx((1 + 1 / 4) / 2, rel=1e-3)
-    assert ratio(1.6) == 1
-
-
 def test_many_rows_are_bound_by_flops() -> None:
     """Each row brings 2 FLOPs a weight, while the weights are read once: at 64 rows the products rule."""
     expected = DISPATCH + 64 * 2 * 2_359_296 / 130e9 + 64 * 10 * 4096 / 15e9
