@@ -285,6 +285,6 @@ def _warnings(
             f"lengths scatter around the {chosen.law.name} law more than repeats do: "
             "intervals take lengths, not repeats, as units"
         )
-    if curvature.high <= ROUNDING < -curvature.low:
+    if curvature.high <= ROUNDING and curvature.low < -VISIBLE_BEND:
         said.append("the curve bends downward, which laws with c ≥ 0 cannot follow: do not extrapolate it")
     return said

@@ -88,7 +88,7 @@ def _share_visits(planned: list[PlannedCell], shape: Shape, machine: Machine) ->
     total = 0.0
     for point in profile.points_for([p.cell for p in rollouts], limits):
         if point.kind == "prefill":
-            total += profile.VISITS * prefill_seconds(shape, point.tokens, point.rows, dtype, machine)
+            total += profile.VISITS / 2 * prefill_seconds(shape, point.tokens, point.rows, dtype, machine)
         else:
             once = decode_seconds(shape, [point.tokens] * point.rows, dtype, machine)
             total += profile.VISITS * (profile.WARM_UP_STEPS + profile.STEPS) * once

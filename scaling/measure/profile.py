@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 
 CONTEXT_RATIO = 1.5  # between neighbouring contexts: a step's seconds are close to linear within
-VISITS = 6  # of each point a repeat
+VISITS = 6  # of each decode point a repeat; of each prefill point, which are a few percent of a rollout, half
 WARM_UP_STEPS, STEPS = 2, 6  # of a visit of a decode point
 
 Kind = Literal["decode", "prefill"]
@@ -120,11 +120,12 @@ def visit(engine: Profilable, point: Point) -> tuple[float, int]:
 
 
 def shuffled_visits(points: Sequence[Point], seed: int) -> list[Point]:
-    """Every point `VISITS` times, in `VISITS` rounds that are each shuffled."""
+    """Every decode point `VISITS` times, in rounds that are each shuffled; prefill points in every other round."""
     generator = random.Random(seed)
     order: list[Point] = []
-    for _ in range(VISITS):
-        order += generator.sample(list(points), len(points))
+    for round_ in range(VISITS):
+        due = [point for point in points if point.kind == "decode" or round_ % 2 == 0]
+        order += generator.sample(due, len(due))
     return order
 
 

@@ -67,13 +67,16 @@ def test_a_point_that_was_not_visited_is_an_error_not_an_extrapolation():
         profile.cell_seconds(seconds, c, AMPLE)
 
 
-def test_visits_come_in_rounds_that_each_hold_every_point_once():
+def test_visits_come_in_shuffled_rounds_with_prefill_in_every_other():
     points = profile.points_for([cell()], AMPLE)
+    decode = [p for p in points if p.kind == "decode"]
     order = profile.shuffled_visits(points, seed=3)
-    rounds = [order[i : i + len(points)] for i in range(0, len(order), len(points))]
-    assert len(rounds) == profile.VISITS
-    assert all(sorted(r) == points for r in rounds)
-    assert rounds[0] != rounds[1]
+    assert all(order.count(p) == profile.VISITS for p in decode)
+    assert all(order.count(p) == profile.VISITS // 2 for p in points if p.kind == "prefill")
+    first, second = order[: len(points)], order[len(points) : len(points) + len(decode)]
+    assert sorted(first) == points
+    assert sorted(second) == decode
+    assert [p for p in first if p.kind == "decode"] != second
 
 
 def test_a_grid_survives_its_json():
