@@ -14,6 +14,7 @@ from scaling.errors import FitError
 from scaling.laws.models import LAWS, QUADRATIC, ROUNDING, Array, Estimate, Law, constrain, estimate, information, solve
 
 ENOUGH_LENGTHS, ENOUGH_REPEATS = 6, 3
+VISIBLE_BEND = 0.01  # of the cost at the largest length: less is no reason to warn
 REACH = 1.5  # beyond this multiple of the largest measured length a prediction is an extrapolation
 _TIED = 2.0  # laws whose AICc differs by less explain the rows equally well
 
