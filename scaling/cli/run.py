@@ -15,6 +15,7 @@ from scaling.errors import UsageError
 from scaling.lengths import format_tokens, parse_lengths, parse_tokens
 
 if TYPE_CHECKING:
+    from scaling.measure.cells import RunConfig
     from scaling.measure.run import Outcome, Prepared
     from scaling.measure.sweep import Progress
 
@@ -87,7 +88,7 @@ def run(
     Each repeat is stored as soon as it exists; an interrupted run goes on with --resume.
     """
     given: dict[str, Any] = {
-        "modes": tuple(dict.fromkeys(mode)) if mode else None,
+        "modes": tuple(mode) if mode else None,
         "lengths": tuple(parse_lengths(lengths)) if lengths is not None else None,
         "model": model,
         "engine": engine,
@@ -99,7 +100,7 @@ def run(
         "prompt_tokens": prompt_tokens,
         "concurrency": concurrency,
         "traces": traces,
-        "phases": tuple(dict.fromkeys(phase)) if phase else None,
+        "phases": tuple(phase) if phase else None,
         "repeats": repeats,
         "method": method,
         "kv_memory": _bytes(kv_memory) if kv_memory is not None else None,
@@ -191,22 +192,29 @@ def _say_what_auto_leaves_out(prepared: Prepared) -> None:
             warn(f"{phase} is measured {span}, where full rollouts fit the time; --method full measures it everywhere")
 
 
-def _predicted_bend(prepared: Prepared) -> dict[str, float]:
+def _predicted_bend(prepared: Prepared) -> list[dict[str, Any]]:
     """The curvature share that the roofline predicts of each environment's full rollouts, before any is measured."""
     from scaling.laws import fit_curve
 
-    found: dict[str, float] = {}
-    for mode in prepared.config.modes:
+    found: list[dict[str, Any]] = []
+    config = prepared.config
+    for mode in config.modes:
         cells = [
             (p.cell.thinking_tokens, p.seconds / p.cell.traces)
             for p in prepared.planned
             if (p.cell.environment, p.cell.phase, p.cell.method) == (mode, "rollout", "full")
-            and (mode == "longcot" or p.cell.thinking_tokens >= prepared.config.context_size)
+            and (mode == "longcot" or _at_boundary(p.cell.thinking_tokens, config))
         ]
         if len(cells) > 3:
             tokens, seconds = zip(*cells, strict=True)
-            found[mode] = fit_curve(tokens, seconds, curve={"environment": mode, "method": "full"}).curvature_share
+            share = fit_curve(tokens, seconds, curve={"environment": mode, "method": "full"}).curvature_share
+            found.append({"environment": mode, "thinking_tokens": tokens[-1], "curvature_share": share})
     return found
+
+
+def _at_boundary(tokens: int, config: RunConfig) -> bool:
+    past = tokens - config.context_size
+    return past >= 0 and past % (config.context_size - config.state_size) == 0
 
 
 def _show_plan(prepared: Prepared, json: bool) -> None:
@@ -228,7 +236,7 @@ def _show_plan(prepared: Prepared, json: bool) -> None:
                 "cells": cells,
                 "repeats": prepared.config.repeats,
                 "expected_seconds": prepared.expected_seconds,
-                "predicted_curvature_share": bend,
+                "predicted": bend,
                 "machine": prepared.machine,
             }
         )
@@ -246,8 +254,9 @@ def _show_plan(prepared: Prepared, json: bool) -> None:
         table.add_row(p.cell.environment, p.cell.phase, p.cell.method, length, f"{chunks}", _duration(p.seconds))
     Console().print(table)
     print(f"about {_duration(prepared.expected_seconds)} in all, estimated from a roofline of this machine")
-    for mode, share in bend.items():
-        print(f"predicted: {share:.0%} of {mode}'s full rollout at the largest length is quadratic")
+    for found in bend:
+        share, length = found["curvature_share"], format_tokens(found["thinking_tokens"])
+        print(f"predicted: {share:.0%} of {found['environment']}'s full rollout at {length} is quadratic")
 
 
 def _bytes(text: str) -> int:

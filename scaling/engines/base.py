@@ -64,7 +64,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Now: `running`, `waiting` requests, `kv_tokens` held. Since the start: the rest.
+    """Now: `running`, `waiting` requests, `kv_tokens` held. Since peaks were asked anew: `peak_kv_tokens`,
+    `peak_running`. Since the start: the rest.
 
     `prefill_tokens` and `decode_tokens` count tokens put through the model; `decode_steps` counts batched
     forward passes of one token a row; `prefill_seconds` and `decode_seconds` are their time, sampling included.
@@ -105,7 +106,9 @@ class Engine(Protocol):
 
     def limits(self) -> Limits: ...
 
-    def stats(self) -> Stats: ...
+    def stats(self, *, new_peaks: bool = False) -> Stats:
+        """Counters; with `new_peaks`, the peaks count anew from here."""
+        ...
 
     def now(self) -> float:
         """Seconds on the engine's clock: wall time, or virtual time."""
@@ -127,10 +130,14 @@ class Engine(Protocol):
 class Profilable(Protocol):
     """An engine that can time single steps on synthetic KV, without disturbing the requests it runs."""
 
-    def measure(self, contexts: Sequence[int], prefill: Sequence[int] = ()) -> float:
-        """Seconds of one step, synchronised and sampling included.
+    def measure(
+        self, contexts: Sequence[int], prefill: Sequence[int] = (), *, warm_up: int = 0, steps: int = 1
+    ) -> float:
+        """Mean seconds of one step, synchronised and sampling included.
 
-        One decode step of `len(contexts)` rows, row i attending over `contexts[i]` tokens (itself included), after
-        encoding prompts of the lengths in `prefill`, as `step` would do both. The KV need not hold any real text.
+        Encodes prompts of the lengths in `prefill`, as `step` would; then, after `warm_up` decode steps, times
+        `steps` more without a pause, as a rollout makes them, of `len(contexts)` rows. Row i attends over
+        `contexts[i]` tokens (itself included) in the first step that is timed and over one more in each next one.
+        Returns the seconds of the prefill plus the mean seconds of those steps. The KV need not hold any real text.
         """
         ...

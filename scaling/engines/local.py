@@ -16,7 +16,7 @@ from scaling.engines.base import Completion, FinishReason, Limits, Request, Stat
 from scaling.engines.forward import Forward
 from scaling.engines.kv import PAGE_TOKENS, Context, PagedKV, Plan, pages_of
 from scaling.engines.sampling import Sampler
-from scaling.errors import MemoryLimitError, UsageError
+from scaling.errors import MemoryLimitError, UsageError, ran_out_of_memory
 
 _FREE_MEMORY_SHARE = 0.4  # of free memory goes to KV unless told: prefill activations and `measure` need some too
 _PREFILL_TOKENS = 16384  # prompts admitted together are encoded in passes of about so many tokens
@@ -57,15 +57,20 @@ class _Batch:
         self.forward = forward
         self.kv = kv
         self.rows: list[_Row] = []
+        self.peak_rows = self.peak_tokens = 0
         self._plan: Plan | None = None
         self._sampler: Sampler | None = None
 
     def prefill(self, rows: Sequence[_Row]) -> list[tuple[_Row, FinishReason]]:
         """Encodes the rows' prompts and samples their first tokens; rows that are not done join the batch."""
         prompts = [row.request.prompt for row in rows]
-        for row, prompt in zip(rows, prompts, strict=True):
-            self.kv.grow(row.context, len(prompt))
-        logits = self.forward.prefill(prompts, [row.context for row in rows], self.kv)
+        try:
+            for row, prompt in zip(rows, prompts, strict=True):
+                self.kv.grow(row.context, len(prompt))
+            logits = self.forward.prefill(prompts, [row.context for row in rows], self.kv)
+        except BaseException:  # out of memory, say: the pages must not outlive their rows
+            self.kv.release(row.context for row in rows)
+            raise
         self.rows.extend(rows)
         self._plan = self._sampler = None
         return self._sample(Sampler([row.request for row in rows], [0] * len(rows), logits.device), rows, logits)
@@ -94,6 +99,8 @@ class _Batch:
         self._plan = self._sampler = None
 
     def _sample(self, sampler: Sampler, rows: Sequence[_Row], logits: Tensor) -> list[tuple[_Row, FinishReason]]:
+        self.peak_rows = max(self.peak_rows, len(self.rows))
+        self.peak_tokens = max(self.peak_tokens, sum(row.context.length for row in self.rows))
         tokens, logprobs = sampler.sample(logits)
         done = [
             (row, reason)
@@ -146,8 +153,6 @@ class LocalEngine:
         self._version = 0
         self._counts = dict.fromkeys(("prefill_tokens", "decode_tokens", "decode_steps"), 0)
         self._seconds = dict.fromkeys(("prefill_seconds", "decode_seconds"), 0.0)
-        self._peak_kv_tokens = 0
-        self._peak_running = 0
 
     def submit(self, request: Request) -> int:
         """Queues a request.
@@ -155,9 +160,7 @@ class LocalEngine:
         Raises `UsageError` if it makes no sense for this model, `MemoryLimitError` if it could never fit.
         """
         self._check(request)
-        ends = frozenset(request.stop) if request.ignore_eos else frozenset((*self.eos, *request.stop))
-        if request.ignore_eos:
-            ends = frozenset()
+        ends = frozenset() if request.ignore_eos else frozenset((*self.eos, *request.stop))
         row = _Row(self._next_id, request, ends, self.now())
         limits = self._limits
         total = len(request.prompt) + request.max_tokens
@@ -195,41 +198,49 @@ class LocalEngine:
                 row.first_token = ended
             self._counts["prefill_tokens"] += sum(len(row.request.prompt) for row in group)
             self._seconds["prefill_seconds"] += ended - started
-            self._note_peak()
         if batch.rows:
             started = self.now()
             self._counts["decode_tokens"] += len(batch.rows)
             self._counts["decode_steps"] += 1
             done += batch.decode()
             self._seconds["decode_seconds"] += self.now() - started
-            self._note_peak()
         completions = self._ended + [self._completion(row, reason) for row, reason in done]
         self._ended = []
         return completions
 
     @torch.inference_mode()
-    def measure(self, contexts: Sequence[int], prefill: Sequence[int] = ()) -> float:
-        """Seconds of encoding prompts of lengths `prefill` and of one decode step at `contexts`, on synthetic KV.
+    def measure(
+        self, contexts: Sequence[int], prefill: Sequence[int] = (), *, warm_up: int = 0, steps: int = 1
+    ) -> float:
+        """Seconds of encoding prompts of lengths `prefill` and of a decode step at `contexts`, on synthetic KV.
 
         Runs the code that `step` runs, on KV memory of its own that the first call allocates: running requests are
         not touched. Raises `MemoryLimitError` if that memory is not free; the engine's own limits do not bound it.
         """
-        pages = sum(pages_of(n) for n in (*contexts, *prefill))
+        try:
+            return self._measure([max(n - warm_up, 1) for n in contexts], prefill, warm_up, steps)
+        except RuntimeError as error:  # torch's out-of-memory errors, on CPU and CUDA
+            if not ran_out_of_memory(error):
+                raise
+            raise MemoryLimitError(f"{len(contexts)} rows, {len(prefill)} prompts: {error}") from None
+
+    def _measure(self, contexts: Sequence[int], prefill: Sequence[int], warm_up: int, steps: int) -> float:
+        pages = sum(pages_of(n + warm_up + steps) for n in contexts) + sum(map(pages_of, prefill))
         if self._scratch is None or self._scratch.pages < pages:
             self._scratch = None
             self._scratch = self._memory(pages)
             self._scratch.data.copy_(
-                torch.randn(self._scratch.data.shape[2:][1:], dtype=self._dtype, device=self._forward.device)
+                torch.randn(self._scratch.data.shape[3:], dtype=self._dtype, device=self._forward.device)
             )
         seconds = 0.0
         self._scratch.release(set(self._scratch.owners))
         if prefill:
             batch = _Batch(self._forward, self._scratch)
             prompts = [_synthetic(index, length) for index, length in enumerate(prefill)]
-            started = self.now()
+            started = self._synchronised()
             for group in _passes(prompts):
                 batch.prefill(group)
-            seconds += self.now() - started
+            seconds += self._synchronised() - started
             self._scratch.release(set(self._scratch.owners))
         if contexts:
             batch = _Batch(self._forward, self._scratch)
@@ -241,22 +252,35 @@ class LocalEngine:
                     self._scratch.places([row.context], [length - 1])
                 batch.rows.append(row)
             batch.prepare()
-            started = self.now()
-            batch.decode()
-            seconds += self.now() - started
+            for _ in range(warm_up):
+                batch.decode()
+            started = self._synchronised()
+            for _ in range(steps):
+                batch.decode()
+            seconds += (self._synchronised() - started) / steps
         return seconds
+
+    def _synchronised(self) -> float:
+        """Now, once the device has done what it was given."""
+        if self._forward.device.type == "cuda":
+            torch.cuda.synchronize(self._forward.device)
+        return self.now()
 
     def limits(self) -> Limits:
         return self._limits
 
-    def stats(self) -> Stats:
-        rows = self._batch.rows if self._batch else []
+    def stats(self, *, new_peaks: bool = False) -> Stats:
+        batch = self._batch
+        rows = batch.rows if batch else []
+        peak_rows, peak_tokens = (batch.peak_rows, batch.peak_tokens) if batch else (0, 0)
+        if batch and new_peaks:
+            batch.peak_rows, batch.peak_tokens = len(rows), 0
         return Stats(
             running=len(rows),
             waiting=len(self._waiting),
             kv_tokens=sum(row.context.length for row in rows),
-            peak_kv_tokens=self._peak_kv_tokens,
-            peak_running=self._peak_running,
+            peak_kv_tokens=peak_tokens,
+            peak_running=peak_rows,
             prefill_tokens=self._counts["prefill_tokens"],
             decode_tokens=self._counts["decode_tokens"],
             decode_steps=self._counts["decode_steps"],
@@ -329,11 +353,6 @@ class LocalEngine:
             admitted.append(row)
         return admitted
 
-    def _note_peak(self) -> None:
-        rows = self._awake().rows
-        self._peak_running = max(self._peak_running, len(rows))
-        self._peak_kv_tokens = max(self._peak_kv_tokens, sum(row.context.length for row in rows))
-
     def _completion(self, row: _Row, reason: FinishReason) -> Completion:
         return Completion(
             id=row.id,
@@ -364,8 +383,10 @@ def _limits(kv_bytes: int | None, token_bytes: int, sequences: int, length: int,
 
 
 def _free_bytes(device: torch.device) -> int:
-    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return free
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    torch.cuda.empty_cache()  # what was freed is torch's until then, and would count as used
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _passes(rows: Sequence[_Row]) -> list[list[_Row]]:

@@ -106,7 +106,8 @@ def _fit(
         np.asarray(_lengths(rows), np.float64),
         np.asarray(rows["device_seconds_per_trace"], np.float64),
         curve=curve | {"concurrency_mean": _plain(concurrency)},
-        replicates=replicates(rows) if replicates and profiled else None,
+        # rows of training phases are timed chunk by chunk, each repeat anew: they share no grid
+        replicates=replicates(rows) if replicates and profiled and rows["grid_id"].notna().all() else None,
     )
     return dataclasses.replace(fit, warnings=(*said, *fit.warnings))
 

@@ -43,6 +43,9 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("lengths", "modes", "phases"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+        object.__setattr__(self, "lengths", tuple(sorted(self.lengths)))
         for name in ("prompt_tokens", "concurrency", "traces", "repeats"):
             value = getattr(self, name)
             if value < 1:
@@ -97,6 +100,7 @@ class Cell:
     concurrency: int
     traces: int
     method: Method
+    kv_memory: int | None = None
 
     @property
     def id(self) -> str:
@@ -160,6 +164,7 @@ def cells_for(
                     concurrency=config.concurrency,
                     traces=config.traces,
                     method=method,
+                    kv_memory=config.kv_memory,
                 )
             )
     return cells

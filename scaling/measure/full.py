@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from scaling.engines.base import Engine
 from scaling.measure.cells import Cell
+from scaling.measure.telemetry import Occupancy
 from scaling.rollout import Sampling, rollout
 
 
@@ -16,6 +17,8 @@ class Measurement:
     """What one repeat of one cell took; totals over its traces, seconds and tokens.
 
     `processed_tokens` went through the model for this measurement; `elapsed_seconds` is the measuring's own time.
+    `disturbed`: other work was done in between, so the process's memory and energy are not this measurement's alone.
+    `occupancy`: who used the machine, where that was watched apart.
     """
 
     wall_seconds: float
@@ -33,6 +36,8 @@ class Measurement:
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
     peak_kv_tokens: int | None = None
+    disturbed: bool = False
+    occupancy: Occupancy | None = None
     failure: str | None = None
     grid_id: str | None = None
 
@@ -54,7 +59,7 @@ def measure_full(
     environment = cell.rebuild_environment()
     lengths = cell.response_lengths
     queries = random_queries(cell.traces, cell.prompt_tokens, engine.vocabulary, seed)
-    before = engine.stats()
+    before = engine.stats(new_peaks=True)
     expected = cell.traces * sum(segment.steps for segment in cell.segments)
     aside = 0.0
 
@@ -91,10 +96,10 @@ def measure_full(
         prefill_cached_tokens=sum(trace.cached for trace in traces),
         decode_tokens=decoded,
         concurrency_mean=decoded / steps if steps else float(min(cell.concurrency, cell.traces)),
-        concurrency_peak=min(cell.concurrency, cell.traces, engine.limits().max_sequences),
+        concurrency_peak=after.peak_running,
         preemptions=after.preemptions - before.preemptions,
         prefill_seconds=after.prefill_seconds - before.prefill_seconds,
         decode_seconds=after.decode_seconds - before.decode_seconds,
-        peak_kv_tokens=min(after.peak_kv_tokens, cell.concurrency * cell.peak_context),
-        failure=failed[0].error if len(failed) == len(traces) else None,
+        peak_kv_tokens=after.peak_kv_tokens,
+        failure=f"{len(failed)} of {len(traces)} traces failed: {failed[0].error}" if failed else None,
     )

@@ -112,11 +112,9 @@ def visit(engine: Profilable, point: Point) -> tuple[float, int]:
     """Mean seconds of the point's step, and the tokens put through the model for it, warm-up included."""
     if point.kind == "prefill":
         return engine.measure([], [point.tokens] * point.rows), point.tokens * point.rows
-    contexts = [point.tokens] * point.rows
-    for _ in range(WARM_UP_STEPS):
-        engine.measure(contexts)
-    seconds = [engine.measure(contexts) for _ in range(STEPS)]
-    return statistics.fmean(seconds), (WARM_UP_STEPS + STEPS) * point.rows
+    first = max(point.tokens - STEPS // 2, 1)
+    seconds = engine.measure([first] * point.rows, warm_up=WARM_UP_STEPS, steps=STEPS)
+    return seconds, (WARM_UP_STEPS + STEPS) * point.rows
 
 
 def shuffled_visits(points: Sequence[Point], seed: int) -> list[Point]:
@@ -184,7 +182,7 @@ def replicates(store: Store, *, count: int = 400, seed: int = 0) -> Callable[[Da
     limits = Limits(**store.manifest["profile_limits"])
 
     def resample(frame: DataFrame) -> FloatArray:
-        drawn = np.empty((count, len(frame)))
+        drawn = np.full((count, len(frame)), np.nan)
         for name, rows in frame.reset_index(drop=True).groupby("grid_id"):
             grid = Grid.from_json(store.grid(str(name)))
             generator = np.random.default_rng([seed, int(str(name)[:8], 16)])

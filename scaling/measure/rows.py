@@ -43,6 +43,12 @@ def build_row(
         status, reason = "error", outcome.failure
     else:
         found = outcome
+    valid, invalid = (False, "failed") if found is None else (telemetry.seconds_valid, telemetry.seconds_reason)
+    if found and found.occupancy:
+        valid, invalid = found.occupancy.verdict()
+    # what the process used as a whole is the cell's only if it did nothing else meanwhile
+    whole = found is not None and cell.method == "full" and not found.disturbed
+    why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else "profiled meanwhile"
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)
@@ -98,14 +104,14 @@ def build_row(
         flops_convention=FLOPS_CONVENTION,
         kv_bytes_per_token=kv_bytes,
         peak_kv_bytes=found.peak_kv_tokens * kv_bytes if found and found.peak_kv_tokens is not None else None,
-        peak_memory_bytes=telemetry.peak_memory_bytes if found and cell.method == "full" else None,
-        memory_method=telemetry.memory_method if found and cell.method == "full" else None,
-        energy_joules=telemetry.energy_joules if found and cell.method == "full" else None,
-        energy_reason=telemetry.energy_reason if cell.method == "full" else "not integrated by profile",
-        seconds_valid=bool(found) and telemetry.seconds_valid,
-        seconds_reason=telemetry.seconds_reason if found else "failed",
-        memory_valid=bool(found) and cell.method == "full",
-        memory_reason=None if found and cell.method == "full" else "failed" if not found else "profile",
+        peak_memory_bytes=telemetry.peak_memory_bytes if whole else None,
+        memory_method=telemetry.memory_method if whole else None,
+        energy_joules=telemetry.energy_joules if whole else None,
+        energy_reason=telemetry.energy_reason if whole else why_not_whole,
+        seconds_valid=valid,
+        seconds_reason=invalid,
+        memory_valid=whole,
+        memory_reason=None if whole else why_not_whole,
         grid_id=found.grid_id if found else None,
         started_unix=started_unix,
         fingerprint_id=context.fingerprint_id,

@@ -114,19 +114,25 @@ def prepare(config: RunConfig) -> Prepared:
     if config.engine not in ENGINES:
         raise unknown("engine", config.engine, ENGINES)
     source = resolve(config.model, weights=False)
+    if source.path is not None:
+        config = replace(config, model=str(source.path.resolve()))  # so that it resumes from anywhere
     shape = Shape.from_config(source.config)
-    longest = config.prompt_tokens + max(config.lengths)
-    if "longcot" in config.modes and longest > shape.max_positions and source.weights == "checkpoint":
-        raise UsageError(
-            f"LongCoT at {max(config.lengths)} thinking tokens needs {longest} positions, "
-            f"but {config.model} was trained for {shape.max_positions}; shorten --lengths"
-        )
     machine = probe_machine(torch_device(), config.dtype)
-    planned = plan(config, shape, machine, weights=source.digest or source.weights, device=device_kind())
+    planned = plan(
+        replace(config, model=source.name),
+        shape,
+        machine,
+        weights=source.digest or source.weights,
+        device=device_kind(),
+    )
+    longest = max(p.cell.peak_context for p in planned)
+    if source.weights == "checkpoint" and longest > shape.max_positions:
+        raise UsageError(
+            f"these cells reach a context of {longest} tokens, but {source.name} was trained for "
+            f"{shape.max_positions}; shorten --lengths or --context-size"
+        )
     here = fingerprint()
-    name = here["hardware"]["device"]
-    if not has_gpu():
-        name = f"{name}, {here['software']['torch_threads']} threads"
+    name = device_kind() if has_gpu() else f"{here['hardware']['cpu']}, {here['software']['torch_threads']} threads"
     return Prepared(config, source, name, planned, here, machine.to_json())
 
 

@@ -69,10 +69,12 @@ def free_memory_bytes() -> int:
 def build_subject(config: RunConfig, source: Source, cells: Sequence[Cell]) -> Subject:
     """Loads or makes the model, and an engine for the longest full rollout among `cells`.
 
-    Profiles may use `kv_memory` bytes, or a share of what is free."""
+    Full rollouts and profiles have one KV budget: `kv_memory` bytes, or a share of what is free. The engine allocates
+    what the full ones need of it."""
     import torch
 
     from scaling.decoder import Decoder
+    from scaling.engines.kv import PAGE_TOKENS, pages_of
     from scaling.engines.local import LocalEngine
 
     device, dtype = torch_device(), getattr(torch, config.dtype)
@@ -84,7 +86,8 @@ def build_subject(config: RunConfig, source: Source, cells: Sequence[Cell]) -> S
     per_token = shape.kv_bytes_per_token(config.dtype)
     budget = config.kv_memory or int(MEMORY_SHARE * free_memory_bytes())
     full = [cell.peak_context for cell in cells if cell.phase == "rollout" and cell.method == "full"]
-    longest = max(full, default=16 + WARM_UP_TOKENS)
-    engine = LocalEngine(model, kv_bytes=config.kv_memory, max_sequences=config.concurrency, max_length=longest)
+    longest = max([16 + WARM_UP_TOKENS, *full])
+    wanted = config.concurrency * pages_of(longest) * PAGE_TOKENS * per_token
+    engine = LocalEngine(model, kv_bytes=min(wanted, budget), max_sequences=config.concurrency, max_length=longest)
     limits = Limits(budget // per_token, config.concurrency, max(config.lengths) + config.prompt_tokens)
     return Subject(shape, device, engine, engine, limits, model)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from scaling.errors import MemoryLimitError
+from scaling.errors import MemoryLimitError, ran_out_of_memory
 from scaling.measure import profile
 from scaling.measure.cells import Cell
 from scaling.measure.full import Measurement, measure_full
@@ -16,7 +16,7 @@ from scaling.measure.phases import measure_phase
 from scaling.measure.plan import PlannedCell
 from scaling.measure.rows import Context, build_row
 from scaling.measure.subject import Subject
-from scaling.measure.telemetry import Telemetry
+from scaling.measure.telemetry import Occupancy, Telemetry
 from scaling.results import Status, Store
 
 OBSERVE_SECONDS = 0.2  # between two progress reports of one cell
@@ -70,8 +70,12 @@ class Sweep:
             visits = Visits(self.subject, profiled, seed=self.seed + repeat)
             self._rollouts(_interleaved(full, self.seed + repeat), visits, repeat)
             self._profiles(profiled, visits, repeat)
-            for cell in _interleaved([c for c in cells if c.phase != "rollout"], self.seed + repeat):
-                self._attempt(cell, repeat, partial(measure_phase, self.subject))
+            training = [c for c in cells if c.phase != "rollout"]
+            if training:
+                self.subject.engine.sleep()  # its KV memory is the trainer's meanwhile, as where both share a device
+                for cell in _interleaved(training, self.seed + repeat):
+                    self._attempt(cell, repeat, partial(measure_phase, self.subject))
+                self.subject.engine.wake()
 
     def _rollouts(self, cells: Sequence[Cell], visits: Visits, repeat: int) -> None:
         """Full measurements, the grid's visits spread evenly between their steps."""
@@ -79,7 +83,7 @@ class Sweep:
         begun = 0.0
         for cell in cells:
             interlude = Interlude(self, visits, cell, begun / expected, self.expected[cell.id] / expected)
-            self._attempt(cell, repeat, partial(measure_full, self.subject.engine, interlude=interlude))
+            self._attempt(cell, repeat, interlude.measure)
             begun += self.expected[cell.id]
 
     def _profiles(self, cells: Sequence[Cell], visits: Visits, repeat: int) -> None:
@@ -130,11 +134,18 @@ class Interlude:
         self.sweep, self.visits, self.cell, self.begun, self.part = sweep, visits, cell, begun, part
         self.started = self.reported = time.perf_counter()
         self.aside = 0.0
+        self.visited = False
+
+    def measure(self, cell: Cell, seed: int) -> Measurement:
+        """Measures the cell, itself in between."""
+        found = measure_full(self.sweep.subject.engine, cell, seed, interlude=self)
+        return replace(found, disturbed=self.visited)
 
     def __call__(self, done: float) -> float:
         entered = time.perf_counter()
         if self.visits.share < self.begun + self.part * done:
             self.visits.one()
+            self.visited = True
         if entered - self.reported > OBSERVE_SECONDS:
             self.reported = entered
             tokens = done * self.cell.traces * self.cell.thinking_tokens
@@ -154,6 +165,7 @@ class Visits:
         self.points = profile.points_for(fitting, self.limits)
         self.order = profile.shuffled_visits(self.points, seed)
         self.grid = profile.Grid()
+        self.occupancy = Occupancy()
         self.done = self.tokens = 0
         self.seconds = 0.0
 
@@ -165,11 +177,14 @@ class Visits:
         """Makes the next visit; a point that does not fit in memory stays unvisited."""
         point = self.order[self.done]
         self.done += 1
+        self.occupancy.start()
         started = time.perf_counter()
         try:
             seconds, tokens = profile.visit(self.subject.profilable, point)
         except MemoryLimitError:
             return
+        finally:
+            self.occupancy.stop()
         self.grid.visits.setdefault(point, []).append(seconds)
         self.seconds += time.perf_counter() - started
         self.tokens += tokens
@@ -192,7 +207,8 @@ class Visits:
             preemptions=0,
             prefill_seconds=prefill,
             decode_seconds=decode,
-            peak_kv_tokens=max(rows) * cell.peak_context,
+            peak_kv_tokens=max(rows) * max(s.prompt + s.steps for s in segments),
+            occupancy=self.occupancy,
             grid_id=grid_id,
         )
 
@@ -213,7 +229,4 @@ def label(cell: Cell) -> str:
 def _failure(error: Exception) -> tuple[Status, str]:
     """What a failed row says; memory that ran out is told from every other fault."""
     text = " ".join(str(error).split()) or type(error).__name__
-    out_of_memory = isinstance(error, MemoryLimitError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
-    return ("oom", text) if out_of_memory else ("error", f"{type(error).__name__}: {text}")
+    return ("oom", text) if ran_out_of_memory(error) else ("error", f"{type(error).__name__}: {text}")

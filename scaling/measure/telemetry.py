@@ -23,14 +23,63 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _BUSY = ("user", "nice", "system", "irq", "softirq")
 
 
+class Occupancy:
+    """Who used the processors over one or several windows, each from `start` to `stop`.
+
+    `seconds`, `cpu_seconds`: wall time, and processor time of this process and its children, over all windows.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
+        self._everyone = self._stolen = 0.0
+        self._windows = 0
+        self._process = psutil.Process()
+
+    def start(self) -> None:
+        self._before = self._clocks()
+
+    def stop(self) -> None:
+        seconds, ours, everyone, stolen = (
+            now - before for now, before in zip(self._clocks(), self._before, strict=True)
+        )
+        self.seconds += seconds
+        self.cpu_seconds += ours
+        self._everyone += everyone
+        self._stolen += stolen
+        self._windows += 1
+
+    def verdict(self) -> tuple[bool, str | None]:
+        """Whether the processors were ours: False, and why, where others (`foreign_process`) or the hypervisor
+        (`stolen`) took more than `FOREIGN_SHARE` of those that we may use."""
+        processors = len(_usable())
+        allowed = FOREIGN_SHARE * processors * self.seconds + CLOCK_SECONDS * processors * self._windows**0.5
+        for reason, used in (("foreign_process", self._everyone - self.cpu_seconds), ("stolen", self._stolen)):
+            if used > allowed:
+                return False, f"{reason}: {used / (processors * self.seconds):.0%} of {processors} processors"
+        return True, None
+
+    def _clocks(self) -> tuple[float, float, float, float]:
+        """Now: seconds; processor seconds of ours, and on the processors we may use of everyone and of other guests."""
+        own = self._process.cpu_times()
+        ours = own.user + own.system + own.children_user + own.children_system
+        for child in self._process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may have ended since it was listed
+                times = child.cpu_times()
+                ours += times.user + times.system
+        usable = set(_usable())
+        processors = [t for i, t in enumerate(psutil.cpu_times(percpu=True)) if i in usable]
+        # a guest's time is in `user` already
+        everyone = sum(sum(getattr(t, name, 0.0) for name in _BUSY) for t in processors)
+        return time.perf_counter(), ours, everyone, sum(getattr(t, "steal", 0.0) for t in processors)
+
+
 class Telemetry:
     """`with Telemetry(device) as t: …`, then, after the block:
 
-    `seconds`, `cpu_seconds`: wall time, and processor time of this process and its children. `seconds_valid`: false
-    where others (`foreign_process`) or the hypervisor (`stolen`) took more than `FOREIGN_SHARE` of the processors
-    that we may use, with `seconds_reason` saying how much. `baseline_memory_bytes`, `peak_memory_bytes` by
-    `memory_method`: this process's resident set (the kernel's high-water mark, which the block resets, so blocks must
-    not be nested; samples where there is none), or on CUDA what torch's allocator handed out. `energy_joules` of the
+    `seconds`, `cpu_seconds`, `seconds_valid` with `seconds_reason`: as `Occupancy` finds them.
+    `baseline_memory_bytes`, `peak_memory_bytes` by `memory_method`: this process's resident set (the kernel's
+    high-water mark, which the block resets, so blocks must not be nested; samples where there is none), or on CUDA
+    what torch's allocator handed out. `energy_joules` of the
     GPU, or null with `energy_reason`. `sampler_cpu_seconds`: what watching itself cost.
     """
 
@@ -47,7 +96,7 @@ class Telemetry:
 
     _kernel_keeps_peak: bool
     _joules_before: float | str | None
-    _before: tuple[float, float, float, float]
+    _occupancy: Occupancy
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -71,7 +120,8 @@ class Telemetry:
             self.baseline_memory_bytes = torch.cuda.memory_allocated(self.device)
             self._joules_before = _gpu_joules(self.device)
         self.peak_memory_bytes = self.baseline_memory_bytes
-        self._before = self._clocks()
+        self._occupancy = Occupancy()
+        self._occupancy.start()
         if self.device == "cpu" and not self._kernel_keeps_peak:
             self._sampler.start()
         return self
@@ -79,10 +129,9 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seconds, self.cpu_seconds, everyone, stolen = (
-            now - before for now, before in zip(self._clocks(), self._before, strict=True)
-        )
-        self._judge(everyone - self.cpu_seconds, stolen)
+        self._occupancy.stop()
+        self.seconds, self.cpu_seconds = self._occupancy.seconds, self._occupancy.cpu_seconds
+        self.seconds_valid, self.seconds_reason = self._occupancy.verdict()
         if self.device == "cpu":
             if self._kernel_keeps_peak:
                 seen = _kernel_peak()
@@ -102,31 +151,6 @@ class Telemetry:
         while not self._done.wait(SAMPLE_SECONDS):
             self.peak_memory_bytes = max(self.peak_memory_bytes, self._process.memory_info().rss)
         self.sampler_cpu_seconds = time.thread_time()
-
-    def _clocks(self) -> tuple[float, float, float, float]:
-        """Now: seconds; processor seconds of ours, and on the processors we may use of everyone and of other guests."""
-        own = self._process.cpu_times()
-        ours = own.user + own.system + own.children_user + own.children_system
-        for child in self._process.children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it may have ended since it was listed
-                times = child.cpu_times()
-                ours += times.user + times.system
-        usable = set(_usable())
-        processors = [t for i, t in enumerate(psutil.cpu_times(percpu=True)) if i in usable]
-        # a guest's time is in `user` already
-        everyone = sum(sum(getattr(t, name, 0.0) for name in _BUSY) for t in processors)
-        return time.perf_counter(), ours, everyone, sum(getattr(t, "steal", 0.0) for t in processors)
-
-    def _judge(self, foreign: float, stolen: float) -> None:
-        processors = len(_usable())
-        allowed = FOREIGN_SHARE * processors * self.seconds + CLOCK_SECONDS * processors
-        self.seconds_valid, self.seconds_reason = True, None
-        for reason, used in (("foreign_process", foreign), ("stolen", stolen)):
-            if used > allowed:
-                share = used / (processors * self.seconds)
-                self.seconds_valid = False
-                self.seconds_reason = f"{reason}: {share:.0%} of {processors} processors"
-                return
 
     def _charge(self, joules: float | str) -> None:
         before = self._joules_before
