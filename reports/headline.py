@@ -148,15 +148,16 @@ def _job(setting: Setting, job: Job, said: Headline) -> None:
 
 
 def _crossing(setting: Setting, phase: str, said: Headline) -> None:
-    from scaling.laws import crossover
+    from scaling.laws import crossover, settled
 
-    longcot = next((laws[-1] for v in setting.variants if v.is_longcot and (laws := setting.laws(v, phase))), None)
+    growing = [law for v in setting.variants if v.is_longcot for law in setting.laws(v, phase)]
     for variant in setting.variants:
         laws = setting.laws(variant, phase)
-        if longcot is None or variant.is_longcot or not laws:
+        alike = [law for law in growing if laws and law.curve["method"] == laws[-1].curve["method"]]
+        if variant.is_longcot or not alike:
             continue
-        found = crossover(longcot, laws[-1])
-        if found is None:
+        found = crossover(alike[-1], laws[-1])
+        if found is None or not settled(alike[-1], laws[-1], found):
             continue
         cheaper = variant.label if found.cheaper == laws[-1].label else "LongCoT"
         if found.extrapolated:

@@ -40,7 +40,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"scaling/__init__.py", "scaling/py.typed", "scaling/predict/catalogue.json"} <= names
-    assert {name.partition("/")[0] for name in names} == {"scaling", "studies", "reports", "thinking_cost-0.1.0.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "scaling",
+        "studies",
+        "reports",
+        "thinking_cost-0.1.0.dist-info",
+    }
     assert any(name.endswith("licenses/LICENSE") for name in names)
     data = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("reports/*") if path.suffix in (".j2", ".css")}
     assert data <= names

@@ -112,3 +112,18 @@ def test_an_interrupt_leaves_the_engine_idle_and_usable():
 def test_a_trace_that_can_never_fit_ends_the_rollout_with_a_memory_error():
     with pytest.raises(MemoryLimitError):
         rollout(engine(kv_tokens=32), LongCoT(60), queries(1))
+
+
+def test_a_prefill_that_runs_out_of_memory_leaves_nothing_behind():
+    local = engine()
+    encode = local._forward.prefill
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    local._forward.prefill = fail
+    with pytest.raises(RuntimeError):
+        rollout(local, LongCoT(5), queries(2))
+    local._forward.prefill = encode
+    assert local.stats().kv_tokens == 0
+    assert [t.thinking_tokens for t in rollout(local, LongCoT(5), queries(3))] == [5, 5, 5]

@@ -259,8 +259,10 @@ def _predicted(seen: Prediction, times: float) -> str:
 
 
 def _sentence(one: Fit | Total, other: Fit | Total, crossing: Crossover | None) -> str:
+    from scaling.laws import settled
+
     cheaper, dearer = _ranked(one, other, crossing)
-    if not _settled(one, other, crossing):
+    if not settled(one, other, crossing):
         return f"{_place(one)}: which of {one.label} and {other.label} is cheaper is within the rows' scatter"
     if crossing is None:
         start = max(one.smallest, other.smallest)
@@ -270,15 +272,6 @@ def _sentence(one: Fit | Total, other: Fit | Total, crossing: Crossover | None) 
     found = interval if crossing.extrapolated else f"{_length(crossing.tokens)} {interval}"
     beyond = ", extrapolated" if crossing.extrapolated else ""
     return f"{_place(one)}: {cheaper} is cheaper than {dearer} from {found} thinking tokens on{beyond}"
-
-
-def _settled(one: Fit | Total, other: Fit | Total, crossing: Crossover | None) -> bool:
-    """Whether the rows tell which one is cheaper, from some length on."""
-    if crossing is not None:
-        return crossing.low > max(one.smallest, other.smallest) or math.isfinite(crossing.high)
-    at = min(one.largest, other.largest)
-    a, b = one.predict(at), other.predict(at)
-    return a.high < b.low or b.high < a.low
 
 
 def _ranked(one: Fit | Total, other: Fit | Total, crossing: Crossover | None) -> tuple[str, str]:
@@ -358,13 +351,15 @@ def _predictions(curve: Fit | Total, lengths: Sequence[int], job: Job) -> list[d
 
 
 def _crossing_json(one: Fit | Total, other: Fit | Total, crossing: Crossover | None) -> dict[str, Any]:
+    from scaling.laws import settled
+
     cheaper, dearer = _ranked(one, other, crossing)
     entry: dict[str, Any] = {
         "phase": one.curve["phase"],
         "method": one.curve.get("method"),
         "cheaper": cheaper,
         "dearer": dearer,
-        "settled": _settled(one, other, crossing),
+        "settled": settled(one, other, crossing),
         "tokens": None,
     }
     if crossing is not None:

@@ -1,6 +1,6 @@
 """Cost laws: device-seconds per trace as a function of thinking tokens, fitted, selected, compared, extrapolated."""
 
-from scaling.laws.compare import Crossover, Total, crossover, total, totals
+from scaling.laws.compare import Crossover, Total, crossover, settled, total, totals
 from scaling.laws.fit import Fit, Interval, Prediction, fit_curve
 from scaling.laws.frame import CURVE_COLUMNS, FitWarning, fit_frame
 from scaling.laws.job import Job
@@ -20,6 +20,7 @@ __all__ = [
     "crossover",
     "fit_curve",
     "fit_frame",
+    "settled",
     "total",
     "totals",
 ]

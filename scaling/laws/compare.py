@@ -164,3 +164,12 @@ def _bounds(difference: Array, grid: Array) -> tuple[float, float]:
     roots = np.where(settled, roots, np.inf)  # never, or not for good
     low, high = np.quantile(roots, [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)
+
+
+def settled(one: Costs, other: Costs, crossing: Crossover | None) -> bool:
+    """Whether the rows tell which of two curves is cheaper, from the length of their `crossing` on if there is one."""
+    if crossing is not None:
+        return crossing.low > max(one.smallest, other.smallest) or math.isfinite(crossing.high)
+    at = min(one.largest, other.largest)
+    a, b = predict(one, at), predict(other, at)
+    return a.high < b.low or b.high < a.low

@@ -61,6 +61,7 @@ def test_profile_stands_for_the_same_tokens_as_full(cli, here):
     assert ran(cli, "--method", "full", "--out", "full").code == 0
     assert ran(cli, "--method", "profile", "--out", "profile").code == 0
     columns = ["environment", "mean_thinking_tokens", "prefill_computed_tokens", "decode_tokens", "chunks", "flops"]
+    columns += ["concurrency_peak", "peak_kv_bytes"]
     full, profile = (
         Store.open(here / name).frame().sort_values([*columns[:2], "repeat"])[columns].reset_index(drop=True)
         for name in ("full", "profile")
@@ -75,6 +76,29 @@ def test_profile_of_an_update_counts_each_distinct_chunk(cli, here):
     assert ran(cli, "--method", "profile", "--phase", "update", "--mode", "delethink", "--out", "r").code == 0
     frame = Store.open(here / "r").frame()
     assert (frame["elapsed_seconds"] <= frame["wall_seconds"]).all()
+
+
+@pytest.mark.usefixtures("here")
+def test_lengths_shorter_than_the_warm_up_can_be_measured(cli):
+    assert ran(cli, "--method", "full", "--out", "r", lengths="16").code == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_laws_of_profiled_training_phases_have_intervals_of_their_own(cli):
+    ran(cli, "--method", "profile", "--phase", "rollout", "--phase", "update", "--out", "r", lengths="64,96,128,160")
+    curves = json.loads(cli("fit", "r", "--json").out)["curves"]
+    update = [c for c in curves if c["curve"]["phase"] == "update"]
+    assert len(update) == 2
+    for curve in update:
+        found = curve["exponent"]
+        assert -20 < found["low"] <= found["estimate"] <= found["high"] < 20
+
+
+def test_a_short_cell_after_a_long_one_has_its_own_peak(cli, here):
+    ran(cli, "--method", "full", "--mode", "longcot", "--out", "r", lengths="48,160,320")
+    frame = Store.open(here / "r").frame()
+    held = frame["traces"] * (frame["prompt_tokens"] + frame["mean_thinking_tokens"] - 1)  # the last is never fed back
+    assert (frame["peak_kv_bytes"] == held * frame["kv_bytes_per_token"]).all()
 
 
 def test_iterations_set_the_length_to_delethinks_budget(cli, here):

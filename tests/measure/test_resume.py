@@ -15,7 +15,7 @@ KILLS = int(os.environ.get("SCALING_TEST_KILLS", "4"))
 RUN = [sys.executable, "-m", "scaling", "run", "--lengths", "48,96,160", "--context-size", "64", "--state-size", "32"]
 RUN += ["--head", "8", "--prompt-tokens", "8", "--repeats", "3", "--seed", "7"]
 COUNTS = ["cell_id", "repeat", "status", "environment", "actual_thinking_tokens", "chunks", "prefill_computed_tokens"]
-COUNTS += ["decode_tokens", "concurrency_peak", "flops"]
+COUNTS += ["decode_tokens", "concurrency_peak", "peak_kv_bytes", "flops"]
 
 
 def scaling(*arguments, **options):
