@@ -64,7 +64,8 @@ def _with_span(value: float, low: float, high: float, show: Callable[[float], st
 
 
 def percent(value: float | None) -> str:
-    shown = number(None if value is None else 100 * value)
+    """A share as text; what rounding leaves of zero is 0."""
+    shown = number(None if value is None else 0.0 if abs(value) < 1e-8 else 100 * value)
     return shown if shown == NONE else f"{shown} %"
 
 

@@ -93,7 +93,7 @@ def test_replicates_are_asked_for_the_rows_of_profiled_curves_only(make_frame, l
         asked.append(set(rows["method"]))
         return np.outer(np.linspace(0.9, 1.1, 100), rows["device_seconds_per_trace"])
 
-    frame = pd.concat([make_frame(line, **longcot), make_frame(line, method="profile", **longcot)])
+    frame = pd.concat([make_frame(line, **longcot), make_frame(line, method="profile", grid_id="g0", **longcot)])
     full, profiled = fit_frame(frame, replicates)
     assert asked == [{"profile"}]
     assert profiled.predict(4096).low == pytest.approx(0.905 * line(4096), rel=1e-3)
