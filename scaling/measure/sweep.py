@@ -143,7 +143,7 @@ class Interlude:
 
     def __call__(self, done: float) -> float:
         entered = time.perf_counter()
-        if self.visits.share < self.begun + self.part * done:
+        if self.visits.share < min(self.begun + self.part * done, 1.0):  # the sum may round to more than all
             self.visits.one()
             self.visited = True
         if entered - self.reported > OBSERVE_SECONDS:

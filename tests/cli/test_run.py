@@ -78,6 +78,22 @@ def test_profile_of_an_update_counts_each_distinct_chunk(cli, here):
     assert (frame["elapsed_seconds"] <= frame["wall_seconds"]).all()
 
 
+def test_without_a_profile_no_visit_is_ever_due():
+    """Parts of expected seconds may add up to a little more than all of them."""
+    from scaling.measure.sweep import Interlude
+
+    class NoVisits:
+        share = 1.0
+
+        def one(self):
+            raise AssertionError("a visit to an empty grid")
+
+    interlude = Interlude(None, NoVisits(), None, 0.7000000000000001, 0.30000000000000004)
+    interlude.reported = float("inf")
+    assert interlude(1.0) >= 0
+    assert not interlude.visited
+
+
 @pytest.mark.usefixtures("here")
 def test_lengths_shorter_than_the_warm_up_can_be_measured(cli):
     assert ran(cli, "--method", "full", "--out", "r", lengths="16").code == 0
