@@ -20,6 +20,8 @@ from scaling.errors import CheckpointError
 from scaling.predict.shape import Shape
 from scaling.rope import Rope, rotate
 
+_RUNNABLE = ("llama", "qwen2", "qwen3")
+
 
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
@@ -103,6 +105,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = dict(config)
         self.shape = Shape.from_config(config)
+        _require_runnable(config, self.shape)
         self.rope = Rope(config, self.shape)
         self.model = Body(self.shape)
         if not self.shape.tied:
@@ -221,6 +224,17 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary] of hidden states [..., hidden]."""
         return F.linear(hidden, self.head)
+
+
+def _require_runnable(config: Mapping[str, Any], shape: Shape) -> None:
+    """Raises `CheckpointError` for what can be priced but not run here."""
+    runs = f"the embedded engine runs dense {', '.join(_RUNNABLE)} with full attention and silu"
+    if shape.family not in _RUNNABLE:
+        raise CheckpointError(f"cannot run architecture {shape.family!r}; {runs}")
+    if any(kind.window is not None for kind in shape.kinds):
+        raise CheckpointError(f"cannot run sliding-window attention; {runs}")
+    if config.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(f"cannot run activation {config['hidden_act']!r}; {runs}")
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
