@@ -93,7 +93,9 @@ def parse(text: str) -> Distribution:
     kind, colon, value = text.partition(":")
     if kind == "lognormal" and colon:
         if not _NUMBER.fullmatch(value) or not 0 < float(value) <= MAX_CV:
-            raise UsageError(f"bad coefficient of variation {value!r}; expected 0 to {MAX_CV:g}, as in lognormal:0.7")
+            raise UsageError(
+                f"bad coefficient of variation {_shown(value)}; expected 0 to {MAX_CV:g}, as in lognormal:0.7"
+            )
         return Distribution(text, cv=float(value))
     path = Path(text)
     try:
@@ -139,9 +141,13 @@ def _json(text: str, where: str) -> Any:
 
 def _length(value: object, where: str) -> int:
     if type(value) is not int or not 1 <= value <= MAX_TOKENS:
-        shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:40] + "…"
-        raise UsageError(f"{where} gives {shown}; expected thinking tokens as a whole number from 1, like 8192")
+        raise UsageError(f"{where} gives {_shown(value)}; expected thinking tokens as a whole number from 1, like 8192")
     return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"
 
 
 def _scale(relative: _Floats, mean: float, budget: int) -> float:
