@@ -4,7 +4,6 @@ trainer trains it."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from scaling.errors import CheckpointError
+from scaling.files import appearing
 from scaling.predict.shape import Shape
 from scaling.rope import Rope, rotate
 
@@ -181,19 +181,17 @@ class Decoder(nn.Module):
             raise CheckpointError(f"tensor {next(iter(missing))!r} is missing ({len(missing)} in all)")
 
     def save(self, path: Path | str) -> None:
-        """Writes a Hugging Face directory, each file under a temporary name first, then renamed."""
+        """Writes a Hugging Face directory, each file whole or not at all."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         dtype = str(self.model.norm.weight.dtype).removeprefix("torch.")
         config = {**self.config, "dtype": dtype}
         config.pop("torch_dtype", None)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_parameters()}
-        pending = path / "model.safetensors.part"
-        save_file(weights, pending, metadata={"format": "pt"})
-        _publish(pending, path / "model.safetensors")
-        pending = path / "config.json.part"
-        pending.write_text(json.dumps(config, indent=2) + "\n")
-        _publish(pending, path / "config.json")
+        with appearing(path / "model.safetensors", replace=True) as pending:
+            save_file(weights, pending, metadata={"format": "pt"})
+        with appearing(path / "config.json", replace=True) as pending:
+            pending.write_text(json.dumps(config, indent=2) + "\n")
 
     def hidden(self, tokens: Tensor, lengths: Sequence[int], checkpoint: bool = False) -> Tensor:
         """Final hidden states [T, hidden], normalised, of packed sequences.
@@ -286,10 +284,3 @@ def _stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, stored.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
-
-
-def _publish(pending: Path, final: Path) -> None:
-    """Syncs a finished file to disk, then gives it its name."""
-    with pending.open("rb") as file:
-        os.fsync(file.fileno())
-    pending.replace(final)

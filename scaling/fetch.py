@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import ScalingError, StoreError, UsageError, unknown
+from scaling.files import publish
 from scaling.models import model_dir, sha256, weights_digest
 from scaling.predict.shape import catalogue
 
@@ -93,10 +94,9 @@ def fetch(name: str, *, force: bool = False, progress: Progress = print) -> Path
             source = {"schema_version": SCHEMA_VERSION, "model": name, "fetched_unix": round(time.time())} | source
             source["weights_sha256"] = weights_digest(made)
             (made / "source.json").write_text(json.dumps(source, indent=2) + "\n")
-            _sync(made)
             if target.is_dir():
                 target.rename(Path(work) / "old")
-            made.rename(target)
+            publish(made, target)
     progress(f"{name}: {source['what']}")
     progress(f"in {target}")
     return target
@@ -285,15 +285,6 @@ def _disk(target: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
         raise StoreError(f"cannot write {target}: {reason}; nothing was kept. SCALING_HOME moves the cache") from None
-
-
-def _sync(directory: Path) -> None:
-    for file in [*directory.rglob("*"), directory]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _first_line(error: BaseException) -> str:

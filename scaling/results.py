@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +15,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from scaling.errors import StoreError, UsageError
+from scaling.files import appearing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -346,45 +345,14 @@ def _publish(path: Path, content: bytes, replace: bool = False) -> bool:
 
     Raises `StoreError`, with nothing left behind, where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                temporary.replace(path)
-            else:
-                _link(temporary, path)
-            _sync_directory(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with appearing(path, replace=replace) as pending:
+            pending.write_bytes(content)
     except FileExistsError:
         return False
     except OSError as error:
         raise _cannot_write(path, error) from error
     return True
-
-
-def _link(temporary: Path, path: Path) -> None:
-    """Gives a finished file its name; raises `FileExistsError` if that is taken."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        if path.exists():  # a file system without hard links: only here can two writers meet, each with a whole file
-            raise FileExistsError(path) from None
-        temporary.replace(path)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_read(path: Path, error: OSError) -> StoreError:
