@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from scaling.errors import CheckpointError
 from scaling.files import appearing
+from scaling.models import read_json
 from scaling.predict.shape import Shape
 from scaling.rope import Rope, rotate
 
@@ -140,13 +141,7 @@ class Decoder(nn.Module):
         Raises `CheckpointError` naming the first tensor that is missing, unexpected or misshapen.
         """
         path = Path(path)
-        try:
-            config = json.loads((path / "config.json").read_text())
-        except OSError as error:
-            raise CheckpointError(f"no readable config.json in {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise CheckpointError(f"{path / 'config.json'} is not JSON: {error}") from None
-        decoder = cls._empty(config, dtype, device)
+        decoder = cls._empty(read_json(path / "config.json"), dtype, device)
         decoder.copy_weights(_stored_tensors(path), complete=True)
         return decoder
 

@@ -138,7 +138,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         Decoder.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "{", json.dumps({"model_type": "mamba"})])
+@pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"model_type": "mamba"})])
 def test_a_directory_without_a_supported_config_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
