@@ -3,7 +3,7 @@
 from scaling.laws.compare import Crossover, Total, crossover, settled, total, totals
 from scaling.laws.fit import Fit, Interval, Prediction, fit_curve
 from scaling.laws.frame import CURVE_COLUMNS, FitWarning, fit_frame
-from scaling.laws.job import Job
+from scaling.predict.job import Job
 from scaling.laws.models import LAWS, Law
 
 __all__ = [

@@ -9,14 +9,7 @@ from typing import Any
 from scaling.engines.base import Limits
 from scaling.measure import profile
 from scaling.measure.cells import Cell, RunConfig, cells_for
-from scaling.predict.roofline import (
-    Machine,
-    decode_seconds,
-    logprob_seconds,
-    prefill_seconds,
-    rollout_seconds,
-    update_seconds,
-)
+from scaling.predict.roofline import Machine, Precision, Roofline
 from scaling.predict.shape import DTYPE_BYTES, Shape
 from scaling.results import Phase
 
@@ -70,12 +63,12 @@ def expected_seconds(cell: Cell, shape: Shape, machine: Machine) -> float:
     """Roofline seconds of measuring one repeat of the cell in full."""
     if cell.phase == "sync":
         return 2 * shape.parameters * DTYPE_BYTES[cell.weight_dtype] / machine.bandwidth_bytes_per_s
-    segments = cell.segments
+    roofline = Roofline(shape, machine, Precision(cell.weight_dtype, cell.activation_dtype, cell.kv_dtype))
     if cell.phase == "rollout":
         waves = profile.rows_of(cell, Limits(10**18, cell.concurrency, 10**18))
-        return sum(rollout_seconds(shape, segments, rows, cell.weight_dtype, machine) for rows in waves)
-    seconds = update_seconds if cell.phase == "update" else logprob_seconds
-    return cell.traces * seconds(shape, segments, cell.weight_dtype, machine)
+        return sum(float(roofline.rollout(cell.segments, rows).total) for rows in waves)
+    a_trace = roofline.update(cell.segments) if cell.phase == "update" else roofline.logprob(cell.segments)
+    return cell.traces * float(a_trace.total)
 
 
 def _share_visits(planned: list[PlannedCell], shape: Shape, machine: Machine) -> list[PlannedCell]:
@@ -84,12 +77,12 @@ def _share_visits(planned: list[PlannedCell], shape: Shape, machine: Machine) ->
     if not rollouts:
         return planned
     limits = Limits(10**18, rollouts[0].cell.concurrency, 10**18)
-    dtype = rollouts[0].cell.weight_dtype
+    roofline = Roofline(shape, machine, Precision.of(rollouts[0].cell.weight_dtype))
     total = 0.0
     for point in profile.points_for([p.cell for p in rollouts], limits):
         if point.kind == "prefill":
-            total += profile.VISITS / 2 * prefill_seconds(shape, point.tokens, point.rows, dtype, machine)
+            total += profile.VISITS / 2 * point.rows * float(roofline.prefill(point.tokens).total)
         else:
-            once = decode_seconds(shape, [point.tokens] * point.rows, dtype, machine)
+            once = float(roofline.decode(point.rows, point.rows * point.tokens).total)
             total += profile.VISITS * (profile.WARM_UP_STEPS + profile.STEPS) * once
     return [PlannedCell(p.cell, total / len(rollouts)) if p.cell.phase == "rollout" else p for p in planned]

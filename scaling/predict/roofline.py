@@ -1,20 +1,19 @@
-"""Seconds on paper: a machine's measured or published rates applied to what a shape computes and reads.
+"""Seconds on paper: a machine's measured or published rates applied to what a shape computes and moves.
 
-A kernel takes the longer of its bytes at the machine's bandwidth and its FLOPs at its rate; a pass adds the dispatch
-of its kernels. What is left out everywhere: sampling and scheduling on the host, activations read and written between
-kernels, and rows of unequal length. `dtype` is that of weights and KV alike, and the one the machine was probed in.
+A kernel takes the longer of its bytes at the machine's bandwidth and its FLOPs at its rate; a pass is the sum over its
+kernels, plus their dispatch, the engine's work on the host, and what tensor parallel ranks exchange.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scaling.predict.shape import DTYPE_BYTES, Shape
+from scaling.predict.shape import DTYPE_BYTES, Layer, Shape
 from scaling.thinking.base import Segment
 
 Array = NDArray[np.float64]
@@ -26,6 +25,14 @@ fused projections, norms, rotation, cache writes, paged attention and its merge,
 KERNELS_A_PASS = 51
 """Those outside the layers: places in the cache, embedding, angles, last norm, LM head, sampling."""
 
+SAMPLING_BYTES_A_LOGIT = 24
+"""Moved for each logit that is sampled from: half-precision out of the head, float32 for the temperature, the maximum,
+the sum, the probabilities and the draw; about six passes of 4 bytes."""
+
+TRAINING_BYTES_A_LOGIT = 14
+"""Moved for each logit of a log-probability, forward: 2 out of the head, 2 + 4 to widen it, 4 for the log-sum-exp, 2
+kept for the backward pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -34,7 +41,10 @@ class Machine:
     `bandwidth_bytes_per_s`: of weights, read from memory by a product with a few rows. `kv_bandwidth_bytes_per_s`: of
     keys and values, read from memory by attention of one query a row. `flops_per_s`: of a large matrix product.
     `seconds_per_kernel`: to dispatch a small one. `spread`: (largest − smallest) ÷ median of each measured rate over
-    its measurements; empty for a datasheet.
+    its measurements; empty for a datasheet. `attention_flops_per_s`: of attention over many queries, None for that of
+    a matrix product. `activation_bandwidth_bytes_per_s`: of what is passed from kernel to kernel, None where caches
+    hold it. `seconds_per_step`, `seconds_per_row`: the engine's own work for every decode step and for every row in
+    it. `link_bytes_per_s`: one direction, to the other ranks; `seconds_per_collective`: before it flows.
     """
 
     bandwidth_bytes_per_s: float
@@ -42,84 +52,236 @@ class Machine:
     flops_per_s: float
     seconds_per_kernel: float
     spread: Mapping[str, float] = field(default_factory=dict)
+    attention_flops_per_s: float | None = None
+    activation_bandwidth_bytes_per_s: float | None = None
+    kernels_a_layer: float = KERNELS_A_LAYER
+    kernels_a_pass: float = KERNELS_A_PASS
+    seconds_per_step: float = 0.0
+    seconds_per_row: float = 0.0
+    link_bytes_per_s: float | None = None
+    seconds_per_collective: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def decode_seconds(shape: Shape, contexts: Sequence[int], dtype: str, machine: Machine) -> float:
-    """Seconds of one decode step of `len(contexts)` rows, row i attending over `contexts[i]` tokens.
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Data types of the weights, of what is computed with them, and of keys and values."""
 
-    dispatch + max(weight bytes ÷ bandwidth, 2·weights·rows ÷ rate) + max(KV bytes ÷ KV bandwidth, attention FLOPs ÷
-    rate). Weights are read once for all rows. Left out: writing the new keys and values, and what a cache keeps from
-    one step to the next, so one row at a short context is faster than this.
+    weights: str = "bfloat16"
+    activations: str = "bfloat16"
+    kv: str = "bfloat16"
+
+    @classmethod
+    def of(cls, dtype: str) -> Precision:
+        return cls(dtype, dtype, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Seconds by what rules them, each a number or an array of one common shape.
+
+    `memory` and `compute`: of kernels that wait for bytes, and for arithmetic. `overhead`: dispatch and the host.
+    `link`: between ranks.
     """
-    return float(_decode(shape, len(contexts), sum(contexts), dtype, machine))
+
+    memory: Array | float = 0.0
+    compute: Array | float = 0.0
+    overhead: Array | float = 0.0
+    link: Array | float = 0.0
+
+    @property
+    def total(self) -> Array:
+        return np.asarray(self.memory + self.compute + self.overhead + self.link)
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(*(a + b for a, b in zip(self._parts(), other._parts(), strict=True)))
+
+    def __mul__(self, times: Array | float) -> Seconds:
+        return Seconds(*(part * times for part in self._parts()))
+
+    def sum(self) -> Seconds:
+        """Over the arrays' elements; parts that are one number for all of them are repeated first."""
+        return Seconds(*(float(np.sum(part)) for part in np.broadcast_arrays(*self._parts())))
+
+    def to_json(self) -> dict[str, float]:
+        """Totals by name."""
+        return asdict(self.sum())
+
+    def _parts(self) -> tuple[Array | float, ...]:
+        return self.memory, self.compute, self.overhead, self.link
 
 
-def prefill_seconds(shape: Shape, tokens: int, rows: int, dtype: str, machine: Machine, reused: int = 0) -> float:
-    """Seconds to encode prompts of `tokens` new tokens behind `reused` cached ones, for `rows` rows one after another.
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Seconds of single passes of a model on one replica: `tensor_parallel` devices like `machine`.
 
-    rows × (dispatch + max(weight bytes ÷ bandwidth, causal FLOPs ÷ rate)). Left out: that several prompts in one
-    pass share the weights' bytes, and that attention kernels miss a matrix product's rate on short prompts.
+    Left out everywhere: rows of unequal length, imbalance between experts, what a cache keeps from one step to the
+    next, and that several prompts in one pass share the weights' bytes.
     """
-    weights = _weight_bytes(shape, dtype) / machine.bandwidth_bytes_per_s
-    work = shape.forward_flops(tokens, reused, "causal", logits=1) / machine.flops_per_s
-    return rows * (_dispatch(shape, machine) + max(weights, work))
+
+    shape: Shape
+    machine: Machine
+    precision: Precision = Precision()
+    tensor_parallel: int = 1
+
+    def decode(self, rows: ArrayLike, keys: ArrayLike) -> Seconds:
+        """One decode step of `rows` sequences whose contexts sum to `keys` tokens, elementwise.
+
+        Weights are read once for all rows, of experts those that some row chose; keys and values once for their row.
+        A layer with a window sees at most `rows` × window keys.
+        """
+        rows, keys = np.asarray(rows, dtype=np.float64), np.asarray(keys, dtype=np.float64)
+        found = self._dispatch() + Seconds(overhead=self.machine.seconds_per_step + self.machine.seconds_per_row * rows)
+        for layer in self.shape.kinds:
+            seen = keys if layer.window is None else np.minimum(keys, rows * layer.window)
+            attention = self._attention(
+                layer, seen * layer.kv_elements, layer.cached_pair_flops * seen, self.machine.flops_per_s
+            )
+            found += (self._products(layer, rows) + attention + self._exchange(rows)) * layer.count
+        return found + self._head(rows, SAMPLING_BYTES_A_LOGIT)
+
+    def prefill(self, new: ArrayLike, past: ArrayLike = 0) -> Seconds:
+        """Encodes one prompt of `new` tokens behind `past` cached ones, logits of its last token; elementwise."""
+        new, past = np.asarray(new, dtype=np.float64), np.asarray(past, dtype=np.float64)
+        return self._forward(new, past, activations=_FUSED) + self._head(np.ones_like(new), SAMPLING_BYTES_A_LOGIT)
+
+    def rollout(self, segments: Iterable[Segment], rows: int) -> Seconds:
+        """`rows` traces that all follow `segments` in lockstep; device-seconds per trace are the total ÷ `rows`.
+
+        Each segment's prefill and its decode steps at the contexts that they have, summed exactly.
+        """
+        total = Seconds()
+        for s in segments:
+            contexts = s.prompt + np.arange(1, s.steps + 1)
+            total += (self.prefill(s.prefill, s.reused) * rows).sum() + self.decode(
+                np.full(s.steps, rows), rows * contexts
+            ).sum()
+        return total
+
+    def logprob(self, segments: Iterable[Segment]) -> Seconds:
+        """One trace's log-probabilities: one forward pass of each of its chunks, logits where a response token is."""
+        chunks = [(s.prompt + s.steps, s.decode) for s in segments if s.decode]
+        if not chunks:
+            return Seconds()
+        tokens, logits = np.array(chunks, dtype=np.float64).T
+        return self.training(tokens, logits).sum()
+
+    def training(self, tokens: Array, logits: Array) -> Seconds:
+        """One forward pass of sequences of `tokens` with log-probabilities at `logits` positions, elementwise."""
+        body = self._forward(tokens, np.zeros_like(tokens), activations=_EAGER)
+        return body + self._head(logits, TRAINING_BYTES_A_LOGIT)
+
+    def update(self, segments: Iterable[Segment], recompute: bool = True) -> Seconds:
+        """One trace's forward and backward: 3× its log-probabilities, 4× with full activation recompute.
+
+        Left out: the optimizer's step, which is paid once a batch.
+        """
+        return self.logprob(segments) * (4 if recompute else 3)
+
+    def _forward(self, new: Array, past: Array, activations: tuple[int, int, int]) -> Seconds:
+        """Everything of a pass but the LM head."""
+        found = self._dispatch()
+        rate = self.machine.attention_flops_per_s or self.machine.flops_per_s
+        for layer in self.shape.kinds:
+            kept = past if layer.window is None else np.minimum(past, layer.window)
+            attention = self._attention(
+                layer, (kept + new) * layer.kv_elements, layer.pair_flops * pairs(new, past, layer.window), rate
+            )
+            found += (
+                self._products(layer, new)
+                + attention
+                + self._exchange(new)
+                + self._activations(layer, new, activations)
+            ) * layer.count
+        return found
+
+    def _products(self, layer: Layer, tokens: Array) -> Seconds:
+        """Projections, MLP and experts of one layer."""
+        ranks, precision = self.tensor_parallel, self.precision
+        found = Seconds()
+        for weights in (layer.attention_parameters, layer.mlp_parameters):
+            found += self._kernel(
+                weights * self.shape.bytes_of(precision.weights, "layer") / ranks, 2 * weights * tokens / ranks
+            )
+        if layer.experts:
+            touched = layer.experts * (1 - (1 - layer.active_experts / layer.experts) ** tokens)
+            size = layer.expert_parameters
+            found += self._kernel(
+                touched * size * self.shape.bytes_of(precision.weights, "expert") / ranks,
+                2 * layer.active_experts * size * tokens / ranks,
+            )
+        return found
+
+    def _attention(self, layer: Layer, elements: Array, flops: Array, rate: float) -> Seconds:
+        """Scores and values of one layer: `elements` of KV are read. Ranks share KV heads, never one head."""
+        ranks = self.tensor_parallel
+        kv_bytes = elements * DTYPE_BYTES[self.precision.kv] / kv_ranks(self.shape, ranks)
+        return self._kernel(kv_bytes, flops / ranks, self.machine.kv_bandwidth_bytes_per_s, rate)
+
+    def _head(self, logits: Array, bytes_a_logit: float) -> Seconds:
+        """The LM head for so many positions, and what is done with their logits."""
+        weights = self.shape.hidden * self.shape.vocabulary
+        stored = weights * self.shape.bytes_of(self.precision.weights, "head")
+        ranks = self.tensor_parallel
+        found = self._kernel(stored / ranks, 2 * weights * logits / ranks)
+        if self.machine.activation_bandwidth_bytes_per_s is None:
+            return found
+        moved = logits * self.shape.vocabulary * bytes_a_logit / ranks
+        return found + Seconds(memory=moved / self.machine.activation_bandwidth_bytes_per_s)
+
+    def _activations(self, layer: Layer, tokens: Array, passes: tuple[int, int, int]) -> Seconds:
+        """What norms, rotations, residuals and the MLP's activation read and write."""
+        bandwidth = self.machine.activation_bandwidth_bytes_per_s
+        if bandwidth is None:
+            return Seconds()
+        hidden, heads, mlp = passes
+        elements = (
+            hidden * self.shape.hidden + (heads * layer.heads_width + mlp * layer.mlp_width) / self.tensor_parallel
+        )
+        return Seconds(memory=tokens * elements * DTYPE_BYTES[self.precision.activations] / bandwidth)
+
+    def _exchange(self, tokens: Array) -> Seconds:
+        """Two all-reduces a layer between tensor parallel ranks: 2(n−1)/n of the activations leave each rank."""
+        ranks = self.tensor_parallel
+        if ranks == 1 or self.machine.link_bytes_per_s is None:
+            return Seconds()
+        sent = 2 * (ranks - 1) / ranks * tokens * self.shape.hidden * DTYPE_BYTES[self.precision.activations]
+        return Seconds(link=2 * (self.machine.seconds_per_collective + sent / self.machine.link_bytes_per_s))
+
+    def _dispatch(self) -> Seconds:
+        machine = self.machine
+        kernels = machine.kernels_a_layer * self.shape.layers + machine.kernels_a_pass
+        return Seconds(overhead=kernels * machine.seconds_per_kernel)
+
+    def _kernel(
+        self, moved: ArrayLike, flops: ArrayLike, bandwidth: float | None = None, rate: float | None = None
+    ) -> Seconds:
+        """max(bytes ÷ bandwidth, FLOPs ÷ rate), under the name of the longer."""
+        memory = np.asarray(moved, dtype=np.float64) / (bandwidth or self.machine.bandwidth_bytes_per_s)
+        compute = np.asarray(flops, dtype=np.float64) / (rate or self.machine.flops_per_s)
+        return Seconds(np.where(memory >= compute, memory, 0.0), np.where(compute > memory, compute, 0.0))
 
 
-def rollout_seconds(shape: Shape, segments: Iterable[Segment], rows: int, dtype: str, machine: Machine) -> float:
-    """Seconds of `rows` traces that all follow `segments` in lockstep; device-seconds per trace are this ÷ `rows`.
+_FUSED = (8, 4, 4)
+"""Elements that a serving engine's layer moves between its products, in units of the hidden size, of the width of the
+heads, and of the MLP: norms fused with residuals, rotation in place, activation and product in one kernel."""
 
-    Each segment's prefill and its decode steps at the contexts that they have, summed exactly.
-    """
-    total = 0.0
-    for s in segments:
-        contexts = s.prompt + np.arange(1, s.steps + 1)
-        total += prefill_seconds(shape, s.prefill, rows, dtype, machine, s.reused)
-        total += float(_decode(shape, rows, rows * contexts, dtype, machine).sum())
-    return total
+_EAGER = (30, 8, 5)
+"""The same of an eager training step: norms widened to float32 in five kernels, residuals and rotations apart."""
 
 
-def logprob_seconds(shape: Shape, segments: Iterable[Segment], dtype: str, machine: Machine) -> float:
-    """Seconds of one trace's log-probabilities: one forward pass of each of its chunks.
-
-    Σ over chunks of dispatch + max(weight bytes ÷ bandwidth, causal FLOPs ÷ rate). Left out: the logits' own bytes.
-    """
-    weights = _weight_bytes(shape, dtype) / machine.bandwidth_bytes_per_s
-    return sum(
-        _dispatch(shape, machine) + max(weights, shape.logprob_flops([s]) / machine.flops_per_s) for s in segments
-    )
+def kv_ranks(shape: Shape, tensor_parallel: int) -> int:
+    """Ranks that share a token's keys and values: each has whole heads, and all have the latent of MLA."""
+    latent = any(layer.expansion_parameters for layer in shape.kinds)
+    return 1 if latent else min(tensor_parallel, shape.kv_heads)
 
 
-def update_seconds(
-    shape: Shape, segments: Iterable[Segment], dtype: str, machine: Machine, recompute: bool = True
-) -> float:
-    """Seconds of one trace's forward and backward: 3× the log-probabilities, 4× with full activation recompute.
-
-    Left out: the optimizer's step, which is paid once a batch, and the bytes of activations and gradients.
-    """
-    return (4 if recompute else 3) * logprob_seconds(shape, segments, dtype, machine)
-
-
-def _decode(shape: Shape, rows: int, keys: ArrayLike, dtype: str, machine: Machine) -> Array:
-    """Seconds of decode steps of `rows` rows whose contexts sum to `keys`, elementwise."""
-    keys = np.asarray(keys, dtype=np.float64)
-    weights = max(
-        _weight_bytes(shape, dtype) / machine.bandwidth_bytes_per_s,
-        2 * shape.matmul_parameters * rows / machine.flops_per_s,
-    )
-    attention = max(
-        shape.kv_bytes_per_token(dtype) / machine.kv_bandwidth_bytes_per_s,
-        4 * shape.layers * shape.query_width / machine.flops_per_s,
-    )
-    return np.asarray(_dispatch(shape, machine) + weights + attention * keys)
-
-
-def _weight_bytes(shape: Shape, dtype: str) -> int:
-    """Bytes of weights that a pass reads; the embedding look-up reads a row a token, which is nothing beside them."""
-    return shape.matmul_parameters * DTYPE_BYTES[dtype]
-
-
-def _dispatch(shape: Shape, machine: Machine) -> float:
-    return (KERNELS_A_LAYER * shape.layers + KERNELS_A_PASS) * machine.seconds_per_kernel
+def pairs(new: ArrayLike, past: ArrayLike, window: int | None = None) -> Array:
+    """(query, key) pairs of `new` causal queries behind `past` keys: Σ min(past + i, window) over i = 1 … new."""
+    new, past = np.asarray(new, dtype=np.float64), np.asarray(past, dtype=np.float64)
+    if window is None:
+        return np.asarray(new * past + new * (new + 1) / 2)
+    growing = np.clip(window - past, 0, new)  # queries that see everything before them
+    return np.asarray(growing * past + growing * (growing + 1) / 2 + (new - growing) * window)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scaling.errors import UsageError
-from scaling.laws import Job
+from scaling.predict.job import Job
 
 
 def test_the_default_job_has_a_thousand_steps_of_128_times_8_traces():

@@ -1,4 +1,4 @@
-"""What a training job costs on the measured devices, once a trace's device-seconds are known."""
+"""What a training job is: its steps, its traces, and how long they think."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ class Job:
                 raise UsageError(f"{name} {getattr(self, name)} is not positive; the default job is 1000 × 128 × 8")
 
     @property
+    def traces_per_step(self) -> int:
+        return self.prompts * self.samples
+
+    @property
     def traces(self) -> int:
-        return self.steps * self.prompts * self.samples
+        return self.steps * self.traces_per_step
 
     def gpu_hours(self, seconds_per_trace: float) -> float:
         """Device-hours of the job, from device-seconds per trace."""

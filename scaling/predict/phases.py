@@ -1,0 +1,149 @@
+"""The phases of one step, each in seconds by what rules them: rollouts, log-probabilities, update, weight transfer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaling.predict.rollouts import Ints, Schedule, steady, synchronous
+from scaling.predict.roofline import Machine, Precision, Roofline, Seconds
+from scaling.predict.setup import Setup
+from scaling.predict.shape import DTYPE_BYTES, Shape
+
+MICRO_BATCH_TOKENS = 32768
+"""Packed tokens that a GPU trains on at once; a longer sequence is its own micro-batch (no sequence parallelism)."""
+
+OPTIMIZER_BYTES_A_PARAMETER = 28
+"""Adam reads weight, gradient and two moments, and writes all but the gradient, in float32."""
+
+_COUNTER = Machine(math.inf, math.inf, 1.0, 0.0)
+"""One FLOP a second and every byte at once: its seconds are FLOPs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Wall seconds of one phase of one step, by what rules them.
+
+    `tail`: those in which rows and GPUs wait for the last ones.
+    """
+
+    seconds: Seconds
+    tail: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return float(self.seconds.total) + self.tail
+
+    @property
+    def by_bound(self) -> dict[str, float]:
+        return {**self.seconds.to_json(), "tail": self.tail}
+
+    @property
+    def bound(self) -> str:
+        """What most of the seconds wait for: memory, compute, overhead, link or tail."""
+        found = self.by_bound
+        return max(found, key=lambda name: found[name])
+
+
+class Costs:
+    """What the traces of one step, thinking `lengths` along `schedule`, cost in each phase.
+
+    `tokens`, `decode`: of every kind of chunk among them, the tokens of its training sequence (its last one is never
+    an input) and of its response.
+    """
+
+    def __init__(self, shape: Shape, setup: Setup, schedule: Schedule, lengths: Ints) -> None:
+        self.shape, self.setup, self.schedule, self.lengths = shape, setup, schedule, lengths
+        _, chunk, decode = schedule.chunks(lengths)
+        self._chunk = chunk
+        sequences, counts = np.unique(
+            np.column_stack([schedule.prompt[chunk] + decode - 1, decode]), axis=0, return_counts=True
+        )
+        self.tokens, self.decode = sequences.astype(np.float64).T
+        self._counts = counts.astype(np.float64)
+
+    @property
+    def chunks(self) -> float:
+        """Of a trace, on average."""
+        return len(self._chunk) / len(self.lengths)
+
+    def rollout(self, replicas: int, limit: int) -> tuple[Phase, float]:
+        """The rollouts of one step on `replicas`, at most `limit` traces at once on each; and a replica's mean
+        concurrency.
+
+        Which traces a replica gets is chance, so a synchronous step waits for the slowest: they are dealt out by a
+        fixed shuffle.
+        """
+        roofline = Roofline(
+            self.shape, self.setup.device.serving, self.setup.precision, self.setup.tensor_parallel or 1
+        )
+        shuffled = np.random.default_rng(0).permutation(self.lengths)
+        dealt = [part for part in np.array_split(shuffled, replicas) if len(part)]
+        waits = self.setup.placement != "asynchronous"
+        one = synchronous if waits else steady
+        found = [one(roofline, self.schedule, part, min(limit, len(part))) for part in dealt]
+        totals = [each.total for each in found]
+        busy = math.fsum(totals)
+        seconds = Seconds()
+        for each in found:
+            seconds += each.seconds * (1 / replicas)
+        last = max(totals) if waits else busy / replicas
+        concurrency = math.fsum(r.concurrency_mean * t for r, t in zip(found, totals, strict=True)) / busy
+        return Phase(seconds, last - float(seconds.total)), concurrency
+
+    def logprob(self, gpus: int) -> Phase:
+        """One forward pass over every chunk, on `gpus` that share the work evenly and gather sharded layers."""
+        return Phase(self._overlapped(self._forward() * (1 / gpus), gpus, gathers=1))
+
+    def update(self, gpus: int, passes: int) -> Phase:
+        """Forward, backward and optimizer: 3× the log-probabilities, 4× with recompute, for each pass over the data.
+
+        Sharded layers are gathered for the forward and the backward pass, and gradients are reduced once. One GPU has
+        the longest sequence to itself.
+        """
+        times = 4 if self.setup.recompute else 3
+        work = self._overlapped(self._forward() * (times / gpus), gpus, gathers=3)
+        states = OPTIMIZER_BYTES_A_PARAMETER * self.shape.parameters / gpus
+        optimizer = Seconds(memory=states / self.setup.device.training.bandwidth_bytes_per_s)
+        return Phase((work + optimizer) * passes)
+
+    def sync(self) -> Phase:
+        """Fresh weights to every replica: each GPU receives its part, reads and writes it."""
+        machine = self.setup.device.serving
+        received = self.shape.parameters * DTYPE_BYTES["bfloat16"] / (self.setup.tensor_parallel or 1)
+        moved = Seconds(memory=2 * received / machine.bandwidth_bytes_per_s)
+        if self.setup.gpus == 1 or machine.link_bytes_per_s is None:
+            return Phase(moved)
+        return Phase(moved + Seconds(link=received / machine.link_bytes_per_s))
+
+    @property
+    def rollout_flops(self) -> float:
+        """FLOPs of all traces' rollouts: causal, of what an engine computes (MLA decodes over its latent)."""
+        counter = Roofline(self.shape, _COUNTER)
+        _, chunk, decode = self.schedule.chunks(self.lengths)
+        steps = (decode - 1).astype(np.float64)
+        new = self.schedule.new[chunk].astype(np.float64)
+        encoded = counter.prefill(new, self.schedule.prompt[chunk] - new).sum()
+        middle = self.schedule.prompt[chunk] + (steps + 1) / 2
+        return float((encoded + (counter.decode(np.ones_like(steps), middle) * steps).sum()).total)
+
+    @property
+    def update_flops(self) -> float:
+        """FLOPs of one pass of updates over all traces, recomputed activations included: causal."""
+        forward = Roofline(self.shape, _COUNTER).training(self.tokens, self.decode)
+        return float((forward * self._counts).sum().total) * (4 if self.setup.recompute else 3)
+
+    def _forward(self) -> Seconds:
+        roofline = Roofline(self.shape, self.setup.device.training, Precision())
+        return (roofline.training(self.tokens, self.decode) * self._counts).sum()
+
+    def _overlapped(self, work: Seconds, gpus: int, gathers: int) -> Seconds:
+        """The work, and what communication does not hide behind it: FSDP fetches the next layer during this one."""
+        machine = self.setup.device.training
+        if gpus == 1 or machine.link_bytes_per_s is None:
+            return work
+        batches = math.ceil(float(np.sum(self.tokens * self._counts)) / gpus / MICRO_BATCH_TOKENS)
+        sent = gathers * batches * self.shape.parameters * DTYPE_BYTES["bfloat16"] * (gpus - 1) / gpus
+        return work + Seconds(link=max(0.0, sent / machine.link_bytes_per_s - float(work.total)))
