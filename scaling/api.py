@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import FitError
 from scaling.measure.run import run
-from scaling.results import Store
+from scaling.results import Run, Store, join, open_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from scaling.laws import Fit
 
 __all__ = ["fit", "report", "run"]
-
-Run = Store | Path | str
 
 
 def fit(runs: Run | Sequence[Run]) -> list[Fit]:
@@ -30,7 +28,7 @@ def fit(runs: Run | Sequence[Run]) -> list[Fit]:
     from scaling.laws import fit_frame
 
     stores = open_runs(runs)
-    frame = rows(stores)
+    frame = join(stores)
     return fit_frame(frame, resampler(frame, stores))
 
 
@@ -42,27 +40,10 @@ def report(runs: Run | Sequence[Run], out: Path | str | None = None) -> Path:
     return write(build_report(stores), Path(out) if out else report_directory(stores))[0]
 
 
-def open_runs(runs: Run | Sequence[Run]) -> dict[str, Store]:
-    """Each run once, by its directory's name, or by its path where names clash."""
-    given = [runs] if isinstance(runs, Store | Path | str) else runs
-    stores = {s.path.resolve(): s for s in (r if isinstance(r, Store) else Store.open(r) for r in given)}
-    names = [path.name for path in stores]
-    if len(set(names)) < len(names):
-        names = [str(store.path) for store in stores.values()]
-    return dict(zip(names, stores.values(), strict=True))
-
-
 def report_directory(stores: Mapping[str, Store]) -> Path:
     """RUN/report; for several runs, beside the first."""
     paths = [store.path for store in stores.values()]
     return paths[0] / "report" if len(paths) == 1 else paths[0].resolve().parent / "report"
-
-
-def rows(stores: Mapping[str, Store]) -> pd.DataFrame:
-    """All rows, with a column `run`."""
-    import pandas as pd
-
-    return pd.concat([store.frame().assign(run=name) for name, store in stores.items()], ignore_index=True)
 
 
 def resampler(frame: pd.DataFrame, stores: Mapping[str, Store]) -> Callable[[pd.DataFrame], Any] | None:
@@ -88,7 +69,7 @@ def build_report(stores: Mapping[str, Store]) -> Report:
     from reports.page import build
     from scaling.laws import FitWarning, Job, fit_frame
 
-    frame = rows(stores)
+    frame = join(stores)
     fits: list[Fit] = []
     remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

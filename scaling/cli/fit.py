@@ -14,7 +14,7 @@ import typer
 from scaling.cli.console import print_json, warn
 from scaling.errors import FitError, unknown
 from scaling.lengths import format_tokens, parse_lengths
-from scaling.results import Phase, newest_run
+from scaling.results import Phase, join, newest_run, open_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +49,13 @@ def fit(
     Says how much of the cost bends, from which length one environment is cheaper, and what a training job takes.
     """
     lengths = parse_lengths(at)
-    from scaling.api import open_runs, resampler, rows
+    from scaling.api import resampler
     from scaling.laws import Job, fit_frame, totals
 
     job = Job(steps, prompts, samples)
     path = run or newest_run()
     stores = open_runs(path)
-    frame = _chosen(rows(stores), path, phase)
+    frame = _chosen(join(stores), path, phase)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fits = fit_frame(frame, resampler(frame, stores))

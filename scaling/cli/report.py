@@ -9,7 +9,7 @@ import typer
 
 from scaling.cli.console import print_json, warn
 from scaling.errors import StoreError
-from scaling.results import newest_run
+from scaling.results import newest_run, open_runs
 
 EXAMPLES = (
     "scaling report                                                # the newest run, into its own report/",
@@ -31,7 +31,7 @@ def report(
 
     Measures nothing. Rows of equal model, engine, device and load are drawn together, whichever run they are from.
     """
-    from scaling.api import build_report, open_runs, report_directory
+    from scaling.api import build_report, report_directory
 
     stores = open_runs(runs or [newest_run()])
     target = out or report_directory(stores)

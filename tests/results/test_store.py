@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scaling import results
-from scaling.errors import StoreError, UsageError
-from scaling.results import Row, Store, load, newest_run
+from scaling.errors import StoreError
+from scaling.results import Row, Store
+from scaling.results.store import ABANDONED_SECONDS
 
 MakeRow = Callable[..., Row]
 
@@ -269,29 +269,6 @@ def test_a_grid_that_is_missing_damaged_or_newer_is_refused(store: Store) -> Non
             store.grid("g1")
 
 
-# several runs
-
-
-def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no run under .*; start one with `scaling run`"):
-        newest_run(tmp_path)
-    for name, created in [("b", 100), ("a", 200), ("c", 150)]:
-        os.utime(Store.create(tmp_path / name, {}).path / "manifest.json", (created, created))
-    (tmp_path / "other").mkdir()
-    assert newest_run(tmp_path) == tmp_path / "a"
-
-
-def test_runs_load_together_each_row_naming_its_run(tmp_path: Path, make_row: MakeRow) -> None:
-    for name in ("first", "deep/first", "second"):
-        Store.create(tmp_path / name, {}).append(make_row())
-    first, deep, second = tmp_path / "first", tmp_path / "deep/first", tmp_path / "second"
-    assert load(first)["run"].tolist() == ["first"]
-    assert load([first, str(second), first])["run"].tolist() == ["first", "second"]
-    assert load([first, deep])["run"].tolist() == [str(first), str(deep)]
-    with pytest.raises(UsageError, match="no run given"):
-        load([])
-
-
 # what can go wrong while writing
 
 
@@ -299,7 +276,7 @@ def test_what_a_killed_writer_left_is_ignored_and_swept_when_old(store: Store, m
     old, fresh = (store.path / f".0123abcd-{n}.parquet.1-{n}.tmp" for n in (0, 1))
     for path in (old, fresh):
         path.write_bytes(b"PAR1")
-    os.utime(old, (time.time() - results.ABANDONED_SECONDS - 1,) * 2)
+    os.utime(old, (time.time() - ABANDONED_SECONDS - 1,) * 2)
     assert store.done() == set()
     assert len(store.frame()) == 0
     assert store.append(make_row())

@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: the row schema, and the directory that keeps rows safe."""
+"""A run on disk: the directory that keeps rows, and the grids that they refer to, safe."""
 
 from __future__ import annotations
 
@@ -6,105 +6,24 @@ import errno
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from scaling.errors import StoreError, UsageError
+from scaling.errors import StoreError
 from scaling.files import appearing
+from scaling.results.row import SCHEMA_VERSION, Row, row_schema
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = "1.0"
-"""Of rows and of every JSON we write: a new minor adds nullable columns or keys; a newer major is refused."""
-
 MANIFEST = "manifest.json"
 FORMAT = "scaling-run"
 ABANDONED_SECONDS = 3600.0
 """A temporary file this old belongs to a writer that was killed."""
-
-Status = Literal["ok", "oom", "timeout", "error"]
-Method = Literal["full", "profile"]
-Phase = Literal["rollout", "logprob", "update", "sync"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One repeat of one cell. Units are in the names; a failed cell has null metrics, never zeros.
-
-    `thinking_budget`, `mean_thinking_tokens`, `actual_thinking_tokens` are never mixed: what may be thought, what the
-    cell asked its traces to think on average, what they did think on average. All other token counts, FLOPs, bytes and
-    seconds are totals over the row's `traces`, unless the name says `per_trace`. `device_seconds_per_trace` is
-    wall seconds × devices ÷ traces.
-    """
-
-    schema_version: str
-    cell_id: str
-    repeat: int
-    method: Method
-    phase: Phase
-    status: Status
-    reason: str | None
-    # configuration
-    model: str
-    engine: str
-    device: str
-    devices: int
-    tensor_parallel: int
-    data_parallel: int
-    weight_dtype: str
-    activation_dtype: str
-    kv_dtype: str
-    environment: str
-    context_size: int | None
-    state_size: int | None
-    head: int | None
-    iterations: int | None
-    carryover: str | None
-    prompt_tokens: int
-    thinking_budget: int
-    mean_thinking_tokens: int
-    traces: int
-    concurrency_limit: int
-    # what happened
-    actual_thinking_tokens: float | None
-    failed_traces: int | None
-    chunks: int | None
-    prefill_computed_tokens: int | None
-    prefill_cached_tokens: int | None
-    decode_tokens: int | None
-    processed_tokens: int | None  # tokens really put through the model, also by a profile's visits
-    concurrency_mean: float | None
-    concurrency_peak: int | None
-    preemptions: int | None
-    wall_seconds: float | None  # of the phase: measured (full) or integrated (profile)
-    device_seconds_per_trace: float | None
-    prefill_seconds: float | None
-    decode_seconds: float | None
-    elapsed_seconds: float | None  # of the measuring itself: equals wall_seconds where method is full
-    tokens_per_second: float | None  # thinking tokens of all traces ÷ wall_seconds
-    flops: float | None
-    flops_convention: str
-    kv_bytes_per_token: float
-    peak_kv_bytes: float | None
-    peak_memory_bytes: float | None
-    memory_method: str | None
-    energy_joules: float | None
-    energy_reason: str | None
-    seconds_valid: bool
-    seconds_reason: str | None
-    memory_valid: bool
-    memory_reason: str | None
-    grid_id: str | None
-    started_unix: float
-    fingerprint_id: str
-    seed: int
 
 
 class Store:
@@ -232,45 +151,6 @@ class Store:
                     entry.unlink()
 
 
-def newest_run(root: str | Path = "runs") -> Path:
-    """The run under `root` that was created last; raises `StoreError` if there is none."""
-    manifests = [path for path in Path(root).glob(f"*/{MANIFEST}") if path.is_file()]
-    if not manifests:
-        raise StoreError(f"no run under {root}; start one with `scaling run`")
-    return max(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
-
-
-def load(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """The rows of one or several runs, with a column `run`: the directory's name, or its path where names clash."""
-    import pandas as pd
-
-    several = [paths] if isinstance(paths, str | Path) else paths
-    unique = list({Path(path).resolve(): Path(path) for path in several}.values())
-    if not unique:
-        raise UsageError("no run given; give the directory of at least one, as in runs/first")
-    names = [path.resolve().name for path in unique]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in unique]
-    return pd.concat(
-        [Store.open(path).frame().assign(run=name) for path, name in zip(unique, names, strict=True)],
-        ignore_index=True,
-    )
-
-
-@cache
-def row_schema() -> pa.Schema:
-    """The Arrow schema of a part: `Row`'s fields in order, nullable where they may be None."""
-    import pyarrow as pa
-
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    fields = []
-    for name, hint in get_type_hints(Row).items():
-        options = get_args(hint) if get_origin(hint) is not Literal else (str,)
-        kind = next((option for option in options if option is not NoneType), hint)
-        fields.append(pa.field(name, types[kind], nullable=NoneType in options))
-    return pa.schema(fields)
-
-
 _ID = re.compile(r"[0-9A-Za-z_]+")
 _PART = re.compile(rf"(?P<cell>{_ID.pattern})-(?P<repeat>\d+)\.parquet")
 
@@ -366,13 +246,3 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def timed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Finished rows whose seconds are worth using: of each cell the valid ones, or all of a cell that has no valid one.
-
-    A busy machine spoils seconds, but does not make a run worthless: who reads them says how many are not valid.
-    """
-    found = rows[(rows["status"] == "ok") & rows["device_seconds_per_trace"].notna()]
-    valid = found["seconds_valid"].fillna(False).astype(bool)
-    return found[valid | ~valid.groupby(found["cell_id"]).transform("any")]
