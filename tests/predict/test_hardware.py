@@ -89,7 +89,7 @@ class TestSheets:
         if "int8" in flops and sheet.name != "b300":  # whose integers were given up for 4-bit floats
             assert flops["int8"] == pytest.approx(2 * (1 + (sheet.name in HALVED)) * flops["float16"], rel=0.02)
         if "float4" in flops:
-            factor = {"b300": 3, "rtx-5090": 4}.get(sheet.name, 2)
+            factor = {"b300": 14 / 4.5, "rtx-5090": 4}.get(sheet.name, 2)
             assert flops["float4"] == pytest.approx(factor * flops["float8"], rel=0.02)
 
     def test_types_a_generation_cannot_multiply_are_absent(self) -> None:
