@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from reports.drawing import short
+from scaling.labels import TITLES, environment_label
 from scaling.results import Row, timed
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ SETTING = (
 """Columns that must agree before two costs are compared."""
 VARIANT = ("environment", "context_size", "state_size", "head", "carryover")
 """Columns that tell one thinking environment from another; a budget or a cap on iterations moves along a curve."""
-_NAMES = {"longcot": "LongCoT", "delethink": "Delethink"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +170,9 @@ def _looks(keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Variant]:
         name, label = str(key[0]), _variant_label(key, False)
         if labels.count(label) > 1:
             label = _variant_label(key, True)
-        if name not in _NAMES and name not in others:
+        if name not in TITLES and name not in others:
             others.append(name)
-        role = name if name in _NAMES else ("third", "fourth")[others.index(name) % 2]
+        role = name if name in TITLES else ("third", "fourth")[others.index(name) % 2]
         siblings = sum(look.key[0] == name for look in looks.values())
         dash = ("-", "--", "-.", ":")[siblings % 4]
         looks[key] = Variant(key, label, role, dash, {"longcot": "o", "delethink": "s"}.get(name, "^"))
@@ -182,10 +181,9 @@ def _looks(keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Variant]:
 
 def _variant_label(key: tuple[Any, ...], whole: bool) -> str:
     name, context, state, head, carryover = key
-    label = _NAMES.get(name, str(name))
-    if context is not None:
-        label += f" {short(context)}/{short(state)}" if state is not None else f" {short(context)}"
-    return f"{label}, head {head}, {carryover}" if whole else label
+    if whole:
+        return f"{environment_label(name, context, state)}, head {head}, {carryover}"
+    return environment_label(name, context, state, carryover)
 
 
 def _describe(values: dict[str, Any], differ: set[str]) -> str:

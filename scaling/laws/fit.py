@@ -5,20 +5,19 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import FitError
+from scaling.labels import environment_label
 from scaling.laws.models import LAWS, QUADRATIC, ROUNDING, Array, Estimate, Law, constrain, estimate, information, solve
 
 ENOUGH_LENGTHS, ENOUGH_REPEATS = 6, 3
 VISIBLE_BEND = 0.01  # of the cost at the largest length: less is no reason to warn
 REACH = 1.5  # beyond this multiple of the largest measured length a prediction is an extrapolation
 _TIED = 2.0  # laws whose AICc differs by less explain the rows equally well
-
-_TITLES = {"longcot": "LongCoT", "delethink": "Delethink"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +96,9 @@ class Fit:
 
     @property
     def label(self) -> str:
-        """The environment as a reader writes it: `LongCoT`, `Delethink C=1024 m=512`."""
-        environment = str(self.curve.get("environment", "curve"))
-        words = [_TITLES.get(environment, environment)]
-        words += [f"{s}={self.curve[k]}" for s, k in (("C", "context_size"), ("m", "state_size")) if self.curve.get(k)]
-        if self.curve.get("carryover") not in {None, "algorithm1"}:
-            words.append(str(self.curve["carryover"]))
-        return " ".join(words)
+        """The environment as a reader writes it: `LongCoT`, `Delethink C=1k m=512`."""
+        parts: dict[str, Any] = {k: self.curve.get(k) for k in ("context_size", "state_size", "carryover")}
+        return environment_label(str(self.curve.get("environment", "curve")), **parts)
 
     def at(self, tokens: Array) -> Array:
         """Device-seconds per trace of the selected law at `tokens` [n]: [n]."""

@@ -62,7 +62,7 @@ def test_each_curve_has_its_law_parameters_bend_and_errors_in_one_row(cli, make_
     assert "b = 500 [" in longcot
     assert "µs/token" in longcot
     assert "at 8k" in longcot
-    (delethink,) = lines(ran, "Delethink C=1024 m=512", "rollout (full)", "linear")
+    (delethink,) = lines(ran, "Delethink C=1k m=512", "rollout (full)", "linear")
     assert "0.0% [-" in delethink
     assert ran.err == ""
 
@@ -70,14 +70,14 @@ def test_each_curve_has_its_law_parameters_bend_and_errors_in_one_row(cli, make_
 def test_the_crossover_is_named_with_its_interval(cli, make_run):
     ran = cli("fit", make_run().path)
     (line,) = lines(ran, "is cheaper than")
-    assert line.startswith("rollout (full): Delethink C=1024 m=512 is cheaper than LongCoT from 2.9k [2.")
+    assert line.startswith("rollout (full): Delethink C=1k m=512 is cheaper than LongCoT from 2.9k [2.")
     assert line.endswith("thinking tokens on")
 
 
 def test_curves_that_scatter_hides_are_not_ranked(cli, make_run):
     store = make_run(device_seconds_per_trace=1.0)
     (line,) = lines(cli("fit", store.path), "is cheaper")
-    assert "which of LongCoT and Delethink C=1024 m=512 is cheaper is within the rows' scatter" in line
+    assert "which of LongCoT and Delethink C=1k m=512 is cheaper is within the rows' scatter" in line
     (crossing,) = json.loads(cli("fit", store.path, "--json").out)["crossovers"]
     assert crossing["settled"] is False
 
@@ -154,7 +154,7 @@ def test_json_holds_everything_and_is_alone_on_stdout(cli, make_run):
     crossing = found["crossovers"][-1]
     assert (crossing["phase"], crossing["cheaper"], crossing["dearer"]) == (
         "rollout+update",
-        "Delethink C=1024 m=512",
+        "Delethink C=1k m=512",
         "LongCoT",
     )
     assert crossing["low"] < 3000 < crossing["high"]

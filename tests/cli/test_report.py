@@ -35,7 +35,7 @@ def test_a_run_s_report_lies_in_its_directory(cli, make_run):
     assert ran.code == 0
     page, headline, *_ = ran.out.splitlines()
     assert page == str(run / "report" / "index.html")
-    assert headline.startswith("At 4k thinking tokens LongCoT costs 1.82 times what Delethink 1k/512 costs")
+    assert headline.startswith("At 4k thinking tokens LongCoT costs 1.82 times what Delethink C=1k m=512 costs")
     assert len(Store.open(run).frame()) == 12  # the report inside does not disturb the run
     assert cli("report", run).code == 0  # and is replaced when asked for again
 

@@ -33,7 +33,7 @@ def test_a_line_and_a_parabola_cross_where_algebra_says():
     )
     assert found.tokens == pytest.approx(20_000)
     assert (found.low, found.high) == pytest.approx((20_000, 20_000), rel=1e-3)
-    assert (found.cheaper, found.extrapolated) == ("Delethink C=8192 m=4096", False)
+    assert (found.cheaper, found.extrapolated) == ("Delethink C=8k m=4k", False)
 
 
 def test_a_crossover_does_not_depend_on_the_order_of_the_curves():

@@ -199,10 +199,10 @@ def test_replicates_must_match_the_rows():
     ("curve", "label"),
     [
         ({"environment": "longcot"}, "LongCoT"),
-        ({"environment": "delethink", "context_size": 1024, "state_size": 512}, "Delethink C=1024 m=512"),
+        ({"environment": "delethink", "context_size": 1024, "state_size": 512}, "Delethink C=1k m=512"),
         (
             {"environment": "delethink", "context_size": 8192, "state_size": 4096, "carryover": "recipe"},
-            "Delethink C=8192 m=4096 recipe",
+            "Delethink C=8k m=4k recipe",
         ),
     ],
 )

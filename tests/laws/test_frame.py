@@ -25,10 +25,10 @@ def test_each_environment_phase_and_method_is_a_curve(make_frame, longcot):
     )
     fits = fit_frame(frame)
     assert [(f.label, f.curve["phase"], f.curve["method"]) for f in fits] == [
-        ("Delethink C=1024 m=512", "rollout", "full"),
-        ("Delethink C=1024 m=512", "update", "full"),
+        ("Delethink C=1k m=512", "rollout", "full"),
+        ("Delethink C=1k m=512", "update", "full"),
         ("LongCoT", "rollout", "full"),
-        ("Delethink C=1024 m=512", "rollout", "profile"),
+        ("Delethink C=1k m=512", "rollout", "profile"),
     ]
     assert set(fits[0].curve) == {*CURVE_COLUMNS, "concurrency_mean"}
     assert fits[0].parameters == pytest.approx({"a": -0.1, "b": 1e-3})

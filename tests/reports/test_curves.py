@@ -17,14 +17,14 @@ def test_rows_of_another_model_are_another_setting(rows):
 
 def test_a_budget_moves_along_a_curve_and_a_context_size_starts_another(rows):
     (setting,) = settings(rows(sizes=((1024, 512), (2048, 512))), [])
-    assert [v.label for v in setting.variants] == ["LongCoT", "Delethink 1k/512", "Delethink 2k/512"]
+    assert [v.label for v in setting.variants] == ["LongCoT", "Delethink C=1k m=512", "Delethink C=2k m=512"]
     assert [v.role for v in setting.variants] == ["longcot", "delethink", "delethink"]
     assert setting.variants[1].dash != setting.variants[2].dash
 
 
 def test_labels_that_would_be_equal_say_what_differs(rows):
     (setting,) = settings(pd.concat([rows(), rows(head=50)]), [])
-    assert "Delethink 1k/512, head 100, algorithm1" in [v.label for v in setting.variants]
+    assert "Delethink C=1k m=512, head 100, algorithm1" in [v.label for v in setting.variants]
 
 
 def test_failed_and_invalid_rows_have_no_time(rows):
