@@ -18,8 +18,8 @@ from scaling.errors import UsageError, unknown
 class Gpu:
     """One GPU. Rates are peaks that no program reaches.
 
-    `memory_bytes`: what a process is offered in all, which is less than the name says (an "80 GB" H100 has 84.9e9
-    bytes to offer, an "80 GB" A100 85.0e9, a "24 GB" L4 23.7e9: error correction and the driver keep theirs).
+    `memory_bytes`: what a process is offered in all, as torch reports it. Names count GiB, of which error correction
+    and the driver keep some: 79.1 of the 80 of an H100, 139.8 of the 141 of an H200, 22.0 of the 24 of an L4.
     `flops_per_s`: by data type, dense: sheets print twice that for matrices of which half is zero. `float32` is that of
     torch's default, without TF32; 8- and 16-bit floating-point rates are those that sum in 32 bits. A type that the
     GPU cannot multiply is absent. `link_bytes_per_s`: one way, from a GPU to all peers of its node together.
