@@ -1,16 +1,19 @@
-"""What the commands share for talking: progress and remarks on stderr, JSON alone on stdout."""
+"""What the commands share for talking: progress and remarks on stderr, JSON alone on stdout, one exit code."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from scaling.results import SCHEMA_VERSION
+
+FINISHED_WITH_FAILURES = 4
+"""The exit code of a command that did its work, though a part of it failed."""
 
 console = Console(stderr=True, highlight=False)
 """For progress bars and tables that accompany the work; plain where stderr is no terminal or NO_COLOR is set."""
@@ -32,6 +35,12 @@ def print_json(obj: Mapping[str, Any]) -> None:
     Dataclasses, paths and NumPy values may be in it; a NaN or infinity is a `ValueError`: JSON has none, send None.
     """
     print(json.dumps({"schema_version": SCHEMA_VERSION, **obj}, indent=2, allow_nan=False, default=_plain))
+
+
+def print_json_list(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The same for a list of objects, each with its `schema_version`."""
+    listed = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
+    print(json.dumps(listed, indent=2, allow_nan=False, default=_plain))
 
 
 def _plain(value: Any) -> Any:

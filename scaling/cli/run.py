@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli.console import console, print_json, say, warn
+from scaling.cli.console import FINISHED_WITH_FAILURES, console, print_json, say, warn
 from scaling.errors import UsageError
 from scaling.lengths import format_tokens, parse_lengths, parse_tokens
 
@@ -25,7 +25,6 @@ EXAMPLES = (
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --resume                                          # go on with the newest run",
 )
-FINISHED_WITH_FAILURES = 4
 
 
 def run(

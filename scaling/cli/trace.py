@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli.console import print_json, say, warn
+from scaling.cli.console import FINISHED_WITH_FAILURES, print_json, say, warn
 from scaling.errors import UsageError, unknown
 from scaling.lengths import parse_tokens
 from scaling.text import DEFAULT_RULES, show
-from scaling.thinking import Delethink, Environment, LongCoT
+from scaling.thinking import MODES, Delethink, Environment, LongCoT
 
 if TYPE_CHECKING:
     from scaling.engines.local import LocalEngine
@@ -22,9 +22,7 @@ EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
 )
-MODES = ("longcot", "delethink")
 DEFAULT_ITERATIONS = 3
-FINISHED_WITH_FAILURES = 4
 
 
 def trace(

@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args
 
 from scaling.errors import UsageError, unknown
 from scaling.results import Method, Phase
-from scaling.thinking import Carryover, Delethink, Environment, LongCoT, Segment
+from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment
 
-MODES = ("longcot", "delethink")
 MethodChoice = Literal["auto", "full", "profile"]
 
 

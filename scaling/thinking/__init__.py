@@ -4,4 +4,7 @@ from scaling.thinking.base import Chunk, Environment, Finish, Segment, Turn
 from scaling.thinking.delethink import Carryover, Delethink
 from scaling.thinking.longcot import LongCoT
 
-__all__ = ["Carryover", "Chunk", "Delethink", "Environment", "Finish", "LongCoT", "Segment", "Turn"]
+MODES = ("longcot", "delethink")
+"""The environments by the names that `--mode` takes."""
+
+__all__ = ["MODES", "Carryover", "Chunk", "Delethink", "Environment", "Finish", "LongCoT", "Segment", "Turn"]
