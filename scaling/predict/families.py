@@ -20,6 +20,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
         "head_dim": 256,
         "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
         "sliding_window": 4096,
         "tie_word_embeddings": True,
     },
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Every supported family, with what its published configs may leave to the family's defaults."""
 
+_RENAMED = {"num_experts": "num_local_experts"}  # what `transformers` 5 writes for the name of earlier configs
 _WRAPPERS = {"gemma3": "gemma3_text"}  # multimodal configs whose `text_config` is the decoder: which family it is of
 _NO_BIAS = ("mistral", "mixtral")
 _MLP_BIAS = ("llama", "smollm3")
@@ -55,7 +57,7 @@ class Fields:
             known = ", ".join([*DEFAULTS, *(f"{name} (its text_config)" for name in _WRAPPERS)])
             raise CheckpointError(f"unsupported architecture {family!r}; supported are {known}")
         self.family = family
-        self._values = {**DEFAULTS[family], **config}
+        self._values = {**DEFAULTS[family], **{_RENAMED.get(key, key): value for key, value in config.items()}}
 
     def get(self, name: str) -> Any:
         return self._values.get(name)
@@ -151,13 +153,13 @@ def read_layers(fields: Fields) -> tuple[Layer, ...]:
     bodies = {False: _dense_mlp(attention, fields)} if not all(routed) else {}
     if any(routed):
         bodies[True] = _experts(attention, fields)
-    each = [replace(bodies[r], window=w) for r, w in zip(routed, read_windows(fields, layers), strict=True)]
+    each = [replace(bodies[r], window=w) for r, w in zip(routed, read_windows(fields), strict=True)]
     return tuple(replace(layer, count=count) for layer, count in Counter(each).items())
 
 
-def read_windows(fields: Fields, layers: int) -> Sequence[int | None]:
+def read_windows(fields: Fields) -> Sequence[int | None]:
     """Each layer's window, None where it sees everything before it."""
-    family, types = fields.family, fields.many("layer_types")
+    family, layers, types = fields.family, fields.size("num_hidden_layers"), fields.many("layer_types")
     windowed = fields.get("sliding_window") is not None
     if family in ("qwen2", "qwen3", "qwen3_moe", "smollm3"):
         windowed = windowed and fields.flag("use_sliding_window")
@@ -184,8 +186,12 @@ def _slides(fields: Fields, index: int) -> bool:
     if fields.family == "gemma3_text":
         return (index + 1) % fields.size("sliding_window_pattern", 6) != 0
     if fields.family == "smollm3":  # the layers without rotary embedding
-        rotary = fields.many("no_rope_layers")
-        return not rotary[index] if rotary else (index + 1) % fields.size("no_rope_layer_interval", 4) == 0
+        rotary, layers = fields.many("no_rope_layers"), fields.size("num_hidden_layers")
+        if rotary is None:
+            return (index + 1) % fields.size("no_rope_layer_interval", 4) == 0
+        if len(rotary) != layers:
+            raise CheckpointError(f"config.json has {len(rotary)} no_rope_layers, expected num_hidden_layers {layers}")
+        return not rotary[index]
     return index >= fields.size("max_window_layers", least=0)
 
 
@@ -274,9 +280,7 @@ def _dense_mlp(layer: Layer, fields: Fields) -> Layer:
 def _experts(layer: Layer, fields: Fields) -> Layer:
     """`layer` with routed experts, each a gated MLP, behind it, and the shared ones and the router."""
     hidden = fields.size("hidden_size")
-    experts = fields.size(
-        {"qwen3_moe": "num_experts", "deepseek_v3": "n_routed_experts"}.get(fields.family, "num_local_experts")
-    )
+    experts = fields.size("n_routed_experts" if fields.family == "deepseek_v3" else "num_local_experts")
     active = fields.size("num_experts_per_tok")
     if active > experts:
         raise CheckpointError(f"config.json has {active} experts a token of {experts}; expected at most all")

@@ -203,10 +203,11 @@ class Shape:
         2 FLOPs a matmul weight and token, routers and active experts included; `Layer.pair_flops` a (query, key) pair
         and layer. `logits`: how many positions go through the LM head (all, unless given).
 
-        `full` equals what torch's FLOP counter sees of a `transformers` model with eager attention, eager experts and
-        a cache that keeps every token. Latent attention alone differs, and only behind a cache: `transformers` makes
-        keys and values of all cached latents again (or, before 5.18, caches them made), where this counts the cheaper
-        of doing so and of attending over the latents themselves, as inference engines do.
+        `full` equals exactly what torch's FLOP counter sees of a `transformers` model with eager attention, eager
+        experts and a cache that keeps every token; it sees nothing of fused attention on a CPU, nor of grouped expert
+        kernels. One thing differs: behind a cache of latents, `transformers` makes keys and values of all of them
+        again, where this counts the cheaper of doing so and of attending over the latents themselves (decode steps,
+        short prefills), as inference engines do.
         """
         head = self.head_parameters * (new if logits is None else logits)
         if convention == "verl":
