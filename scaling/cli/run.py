@@ -15,7 +15,6 @@ from scaling.errors import UsageError
 from scaling.lengths import format_tokens, parse_lengths, parse_tokens
 
 if TYPE_CHECKING:
-    from scaling.measure.cells import RunConfig
     from scaling.measure.run import Outcome, Prepared
     from scaling.measure.sweep import Progress
 
@@ -193,7 +192,7 @@ def _say_what_auto_leaves_out(prepared: Prepared) -> None:
 
 def _predicted_bend(prepared: Prepared) -> list[dict[str, Any]]:
     """The curvature share that the roofline predicts of each environment's full rollouts, before any is measured."""
-    from scaling.laws import fit_curve
+    from scaling.laws import at_boundary, fit_curve
 
     found: list[dict[str, Any]] = []
     config = prepared.config
@@ -202,18 +201,13 @@ def _predicted_bend(prepared: Prepared) -> list[dict[str, Any]]:
             (p.cell.thinking_tokens, p.seconds / p.cell.traces)
             for p in prepared.planned
             if (p.cell.environment, p.cell.phase, p.cell.method) == (mode, "rollout", "full")
-            and (mode == "longcot" or _at_boundary(p.cell.thinking_tokens, config))
+            and (mode == "longcot" or at_boundary(p.cell.thinking_tokens, config.context_size, config.state_size))
         ]
         if len(cells) > 3:
             tokens, seconds = zip(*cells, strict=True)
             share = fit_curve(tokens, seconds, curve={"environment": mode, "method": "full"}).curvature_share
             found.append({"environment": mode, "thinking_tokens": tokens[-1], "curvature_share": share})
     return found
-
-
-def _at_boundary(tokens: int, config: RunConfig) -> bool:
-    past = tokens - config.context_size
-    return past >= 0 and past % (config.context_size - config.state_size) == 0
 
 
 def _show_plan(prepared: Prepared, json: bool) -> None:

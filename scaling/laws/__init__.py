@@ -2,9 +2,9 @@
 
 from scaling.laws.compare import Crossover, Total, crossover, settled, total, totals
 from scaling.laws.fit import Fit, Interval, Prediction, fit_curve
-from scaling.laws.frame import CURVE_COLUMNS, FitWarning, fit_frame
-from scaling.predict.job import Job
+from scaling.laws.frame import CURVE_COLUMNS, FitWarning, at_boundary, fit_frame
 from scaling.laws.models import LAWS, Law
+from scaling.predict.job import Job
 
 __all__ = [
     "CURVE_COLUMNS",
@@ -17,6 +17,7 @@ __all__ = [
     "Law",
     "Prediction",
     "Total",
+    "at_boundary",
     "crossover",
     "fit_curve",
     "fit_frame",

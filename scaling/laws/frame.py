@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import FitError
 from scaling.laws.fit import Fit, fit_curve
@@ -140,13 +141,21 @@ def _usable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         why = kept["seconds_reason"].dropna().iloc[0] if kept["seconds_reason"].notna().any() else "no reason given"
         said.append(f"{doubtful} of {len(rows)} rows are used although their seconds are not valid ({why})")
     context, state = kept["context_size"].astype(float), kept["state_size"].astype(float)
-    past = kept["mean_thinking_tokens"] - context
-    off_boundary = context.notna() & ((past < 0) | (past % (context - state) != 0))
+    off_boundary = context.notna() & ~at_boundary(kept["mean_thinking_tokens"], context, state)
     if off_boundary.any():
         said.append(
             f"{off_boundary.sum()} rows are not at a chunk boundary of at least the context size and are left out"
         )
     return kept[~off_boundary], said
+
+
+def at_boundary(tokens: ArrayLike, context_size: ArrayLike, state_size: ArrayLike) -> NDArray[np.bool_]:
+    """Whether traces of so many thinking tokens fill their last chunk: C, C + (C−m), C + 2(C−m), …
+
+    Only these lengths lie on a chunked environment's law.
+    """
+    past = np.subtract(tokens, context_size)
+    return np.asarray((past >= 0) & (past % np.subtract(context_size, state_size) == 0))
 
 
 def _regimes(rows: pd.DataFrame) -> list[pd.DataFrame]:

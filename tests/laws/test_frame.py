@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scaling.errors import FitError
-from scaling.laws import CURVE_COLUMNS, FitWarning, fit_frame
+from scaling.laws import CURVE_COLUMNS, FitWarning, at_boundary, fit_frame
 
 
 def line(length):
@@ -73,6 +73,13 @@ def test_a_chunked_environment_is_fitted_at_chunk_boundaries_only(make_frame, lo
     assert fit.warnings[0].startswith("6 rows are not at a chunk boundary")
     (whole,) = fit_frame(make_frame(line, lengths, **longcot))
     assert set(whole.tokens) == set(lengths)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "at"), [(0, False), (512, False), (1024, True), (1536, True), (1800, False), (2048, True), (2049, False)]
+)
+def test_a_chunk_boundary_is_the_context_size_and_whole_chunks_beyond(tokens, at):
+    assert at_boundary(tokens, 1024, 512) == at
 
 
 def test_lengths_that_ran_at_another_concurrency_are_another_curve(make_frame, longcot):
