@@ -27,7 +27,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"sliding_window": 4096, "decoder_sparse_step": 1},
     "gpt_oss": {"head_dim": 64, "attention_bias": True, "sliding_window": 128},
     "mixtral": {},
-    "deepseek_v3": {"first_k_dense_replace": 0, "n_shared_experts": 0},
+    "deepseek_v3": {},
 }
 """Every supported family, with what its published configs may leave to the family's defaults."""
 
@@ -285,7 +285,7 @@ def _experts(layer: Layer, fields: Fields) -> Layer:
     if active > experts:
         raise CheckpointError(f"config.json has {active} experts a token of {experts}; expected at most all")
     width = fields.size("intermediate_size" if fields.family in ("gpt_oss", "mixtral") else "moe_intermediate_size")
-    shared = width * fields.size("n_shared_experts", 0, least=0)
+    shared = width * (fields.size("n_shared_experts", least=0) if fields.family == "deepseek_v3" else 0)
     biases = experts * (1 + 2 * width + hidden) * (fields.family == "gpt_oss")  # the router's too
     return replace(
         layer,
