@@ -35,7 +35,7 @@ class Trace:
     index: int
     query: tuple[int, ...]
     chunks: list[Chunk] = field(default_factory=list)
-    logprobs: list[list[float]] = field(default_factory=list)
+    logprobs: list[Sequence[float]] = field(default_factory=list)
     computed: int = 0
     cached: int = 0
     error: str | None = None

@@ -41,8 +41,8 @@ class Completion:
     """
 
     id: int
-    tokens: list[int]
-    logprobs: list[float]
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
     finish: FinishReason
     computed: int
     cached: int
