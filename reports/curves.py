@@ -102,11 +102,6 @@ def grouped(frame: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.
     yield from frame.groupby(by, sort=False)
 
 
-def usable(rows: pd.DataFrame, metric: str, valid: str) -> pd.DataFrame:
-    """Rows that finished, whose `metric` is present and not marked invalid."""
-    return rows[(rows["status"] == "ok") & rows[metric].notna() & rows[valid].fillna(False).astype(bool)]
-
-
 def settings(frame: pd.DataFrame, fits: Sequence[Fit]) -> list[Setting]:
     """Splits rows (columns of `Row`, and `run`) by setting, the largest first."""
     frame = frame.reset_index(drop=True)

@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.curves import Setting, Variant, grouped, paired_ratio, points, usable
+from reports.curves import Setting, Variant, grouped, paired_ratio, points
 from reports.drawing import LIGHT, Drawing, Sheet, label_ends, sheet, short, token_axis, value_axis
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def kv_memory(setting: Setting) -> Drawing | None:
 
 def peak_memory(setting: Setting) -> Drawing | None:
     """Peak memory of the process or device by length, where it was measured."""
-    rows = usable(setting.rows, "peak_memory_bytes", "memory_valid")
-    rows = rows[rows["phase"] == "rollout"]
+    rows = setting.rows[(setting.rows["status"] == "ok") & (setting.rows["phase"] == "rollout")]
+    rows = rows[rows["peak_memory_bytes"].notna() & rows["memory_valid"].fillna(False).astype(bool)]
     how = " and ".join(str(m) for m in dict.fromkeys(rows["memory_method"].dropna()))
     return _memory(
         setting, rows, "peak_memory_bytes", "peak-memory", "Peak memory", f"peak memory{f' ({how})' if how else ''}"

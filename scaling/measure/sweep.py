@@ -49,7 +49,7 @@ class Sweep:
         fingerprint_id: str,
         observe: Callable[[Progress], None] = lambda _: None,
     ) -> None:
-        self.subject, self.store, self.repeats, self.seed, self.observe = subject, store, repeats, seed, observe
+        self.subject, self.store, self.seed, self.observe = subject, store, seed, observe
         self.context = Context(subject.shape, device_name, 1, fingerprint_id)
         self.expected = {p.cell.id: p.seconds for p in planned}
         done = store.done()
