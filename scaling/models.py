@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from scaling.errors import CheckpointError, UsageError, unknown
 from scaling.predict.shape import architecture, catalogue
+
+HUB_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,43 @@ def resolve(model: str, *, weights: bool) -> Source:
     if os.sep in model or model.startswith((".", "~")):
         raise UsageError(f"no directory {model!r}; expected one with config.json and *.safetensors, or a built-in name")
     raise unknown("model", model, catalogue())
+
+
+def config_of(model: str) -> tuple[str, dict[str, Any]]:
+    """(name, Hugging Face config) of an architecture, weights or not: a built-in name, the path of a `config.json` or
+    of its directory, or a Hub repository `owner/name` where the Hub is reachable. Raises `UsageError` or
+    `CheckpointError`.
+    """
+    if model in catalogue():
+        return model, architecture(model)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve().name, read_json(path / "config.json")
+    if path.is_file():
+        return path.resolve().parent.name if path.name == "config.json" else path.stem, read_json(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith(".") and not model.endswith(".json"):
+        return model, _hub_config(model)
+    if os.sep in model or model.startswith((".", "~")) or model.endswith(".json"):
+        raise UsageError(f"no file {model!r}; expected a config.json, its directory, or a built-in name")
+    raise unknown("model", model, catalogue())
+
+
+def _hub_config(repository: str) -> dict[str, Any]:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        HfApi().model_info(
+            repository, timeout=HUB_TIMEOUT_SECONDS
+        )  # asks once, where the download would ask for minutes
+        return read_json(Path(hf_hub_download(repository, "config.json")))
+    except CheckpointError:
+        raise
+    except Exception as error:  # the HTTP library beneath, and so its errors, changes with the Hub client's version
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"the Hub does not give {repository}'s config.json ({reason}); give a built-in name, or the path of a "
+            "config.json"
+        ) from None
 
 
 def _checkpoint(name: str, path: Path) -> Source:

@@ -20,6 +20,7 @@ from scaling.errors import ScalingError, unknown
 # annotations are the options and whose docstring is the help, and EXAMPLES, a few command lines shown below it.
 # The function returns its exit code, or None for 0.
 COMMANDS = [
+    "plan",
     "run",
     "fit",
     "report",

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from scaling.errors import UsageError, unknown
 from scaling.results import Method, Phase
-from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment
+from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment, for_budget
 
 MethodChoice = Literal["auto", "full", "profile"]
 
@@ -49,9 +49,6 @@ class RunConfig:
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {value} is not positive; give at least 1")
-        for mode in self.modes:
-            if mode not in MODES:
-                raise unknown("mode", mode, MODES)
         for phase in self.phases:
             if phase not in get_args(Phase):
                 raise unknown("phase", phase, get_args(Phase))
@@ -66,9 +63,14 @@ class RunConfig:
 
     def environment(self, mode: str, thinking_tokens: int) -> Environment:
         """The environment of `mode` in which a trace can think so many tokens."""
-        if mode == "longcot":
-            return LongCoT(thinking_tokens)
-        return Delethink.for_length(thinking_tokens, self.context_size, self.state_size, self.head, self.carryover)
+        return for_budget(
+            mode,
+            thinking_tokens,
+            context_size=self.context_size,
+            state_size=self.state_size,
+            head=self.head,
+            carryover=self.carryover,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scaling.errors import UsageError
 from scaling.predict.hardware import Gpu
 from scaling.predict.roofline import Machine
+from scaling.predict.setup import Device
 
 NETWORK_BYTES_PER_S = 50e9
 """Between nodes, a GPU and direction: 400 Gb/s, one NIC a GPU, as in the reference designs of H100 clusters."""
@@ -88,3 +89,16 @@ TRAINING = Efficiency(
     seconds_per_row=0.0,
     seconds_per_collective=20e-6,
 )
+
+
+def device(gpu: Gpu, activations: str, gpus: int) -> Device:
+    """`gpu` as a device to plan for, one of `gpus`, with the general efficiencies; training is in bfloat16, or in
+    float16 where the GPU has no bfloat16. Raises `UsageError` where it has no arithmetic of type `activations`."""
+    half = "bfloat16" if "bfloat16" in gpu.flops_per_s else "float16"
+    return Device(
+        name=gpu.name,
+        memory_bytes=gpu.memory_bytes,
+        watts=gpu.watts,
+        serving=SERVING.machine(gpu, activations, gpus),
+        training=TRAINING.machine(gpu, half, gpus),
+    )

@@ -1,7 +1,8 @@
-"""What has to fit in a GPU's memory, weights, keys and values, training states, activations; and what would."""
+"""What has to fit in a GPU's memory: weights, keys and values, training states, activations; and what would."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from scaling.errors import UsageError
@@ -13,142 +14,143 @@ STATE_BYTES_A_PARAMETER = 16
 """float32 weights, gradients and Adam's two moments, sharded over all training GPUs (FSDP, ZeRO stage 3)."""
 
 WORKSPACE_BYTES = 2 * 2**30
-"""The runtime, its kernels and graphs, and what attention and communication need beside their tensors."""
+"""The runtime, its kernels and graphs, a slice of logits, and what attention and communication need for themselves."""
 
-_KEPT_A_LAYER = 2
-"""Hidden-sized tensors a token and layer that recompute keeps, beside the one layer that is being recomputed."""
+_HALF = DTYPE_BYTES["bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
 class ServingMemory:
-    """Bytes on each GPU of a replica that generates, and the KV of one trace."""
+    """Bytes on each GPU of a replica that generates; `kv`: what is left for keys and values, negative if less than
+    nothing."""
 
     weights: float
     reserved: float
     kv: float
 
 
-def serving(shape: Shape, setup: Setup, tensor_parallel: int, resident: int | None) -> ServingMemory:
-    """What each GPU of a replica has left for keys and values; negative where the weights alone do not fit.
+def serving(shape: Shape, setup: Setup, ranks: int) -> ServingMemory:
+    """Where each GPU's memory goes while it generates.
 
-    Reserved: the workspace, float32 logits of all rows and, where training states stay on the same GPUs, a share of
-    them: of `resident` GPUs.
+    Reserved: the workspace and float32 logits of all rows. Where the same GPUs train, training states are in the
+    host's memory meanwhile.
     """
-    weights = shape.weight_bytes(setup.precision.weights) / tensor_parallel
-    logits = 4 * setup.max_sequences * shape.vocabulary / tensor_parallel
-    reserved = WORKSPACE_BYTES + logits + (training_states(shape, resident) if resident else 0.0)
+    weights = shape.weight_bytes(setup.precision.weights) / ranks
+    reserved = WORKSPACE_BYTES + 4 * setup.max_sequences * shape.vocabulary / ranks
     return ServingMemory(weights, reserved, setup.usable_bytes - weights - reserved)
 
 
-def kv_bytes(shape: Shape, context: float, precision: Precision, tensor_parallel: int) -> float:
-    """Bytes of one sequence's keys and values on each GPU of a replica; ranks share KV heads, never one head."""
-    return shape.kv_bytes(round(context), precision.kv) / kv_ranks(shape, tensor_parallel)
+def kv_bytes(shape: Shape, context: float, precision: Precision, ranks: int) -> float:
+    """Bytes of one sequence's keys and values on each GPU of a replica."""
+    return shape.kv_bytes(round(context), precision.kv) / kv_ranks(shape, ranks)
 
 
 def training_states(shape: Shape, gpus: int) -> float:
-    """Bytes on each of `gpus` that train: all states, sharded."""
+    """Bytes on each of `gpus` that train."""
     return STATE_BYTES_A_PARAMETER * shape.parameters / gpus
 
 
 def training(shape: Shape, gpus: int, longest: int, recompute: bool) -> float:
-    """Peak bytes on each of `gpus` while a micro-batch that holds one sequence of `longest` tokens goes backward.
+    """Peak bytes on each of `gpus` while `longest` tokens of one sequence go backward on it.
 
-    States; the two largest gathered layers in half precision (one computes, the next arrives); activations: with
-    `recompute` a layer's input for every layer and all of one layer, else all of every layer; the logits are
-    sliced, so that a slice is part of the workspace.
+    States; two gathered layers in half precision, without routed experts, which stay where they are (one layer
+    computes, the next arrives); activations: with `recompute` the input of every layer and all of one layer, else all
+    of every layer.
     """
-    half = DTYPE_BYTES["bfloat16"]
-    biggest = max(
-        layer.attention_parameters + layer.mlp_parameters + layer.experts * layer.expert_parameters
-        for layer in shape.kinds
-    )
-    gathered = 2 * half * max(biggest, shape.hidden * shape.vocabulary)
+    gathered = max(layer.attention_parameters + layer.mlp_parameters for layer in shape.kinds)
     layer = max(12 * shape.hidden + 4 * kind.heads_width + 4 * kind.mlp_width for kind in shape.kinds)
-    kept = shape.layers * _KEPT_A_LAYER * shape.hidden + layer if recompute else shape.layers * layer
-    return training_states(shape, gpus) + gathered + half * kept * longest + WORKSPACE_BYTES
+    kept = shape.layers * shape.hidden + layer if recompute else shape.layers * layer
+    weights = 2 * _HALF * max(gathered, shape.hidden * shape.vocabulary)
+    return training_states(shape, gpus) + weights + _HALF * kept * longest + WORKSPACE_BYTES
 
 
-def ranks(shape: Shape, setup: Setup, context: int) -> int:
-    """The GPUs of a replica: as asked for, else the fewest whose memory holds the weights and one trace."""
+def replica_sizes(shape: Shape, setup: Setup, context: int) -> list[int]:
+    """The tensor parallel sizes whose memory holds the weights and one trace, or the one asked for if it does.
+
+    `context`: most tokens that a trace comes to. Raises `UsageError` where none does, and says what would fit.
+    """
     asked = setup.tensor_parallel
-    sizes = [n for n in range(1, setup.gpus + 1) if setup.gpus % n == 0 and n & (n - 1) == 0]
-    if setup.placement != "colocated":
-        sizes = [n for n in sizes if n < setup.gpus]
-    rooms = {n: _room(shape, setup, n, context) for n in ([asked] if asked else sizes)}
-    for size, room in rooms.items():
-        if room >= 0:
-            return size
-    most = max(rooms, key=lambda size: rooms[size])
-    free = serving(shape, setup, most, _resident(setup))
-    where = f"{most} × {setup.device.name} ({setup.usable_bytes / 1e9:.0f} GB used of each)"
-    dtype = setup.precision.weights
-    if free.kv <= 0:
+    sizes = [asked] if asked else list(_sizes(setup))
+    if fitting := [size for size in sizes if _room(shape, setup, size, context) >= 0]:
+        return fitting
+    most = sizes[-1]
+    free = serving(shape, setup, most).kv
+    where = f"{most} × {setup.device.name} with {setup.usable_bytes / 1e9:.0f} GB used of each"
+    if free <= 0:
+        dtype = setup.precision.weights
         what = f"{shape.weight_bytes(dtype) / 1e9:.0f} GB of {dtype} weights do not fit on {where}"
     else:
+        need = kv_bytes(shape, context, setup.precision, most) / 1e9
         what = (
-            f"the keys and values of one trace of {context} tokens take "
-            f"{kv_bytes(shape, context, setup.precision, most) / 1e9:.0f} GB a GPU, and {where} leave "
-            f"{free.kv / 1e9:.0f} GB beside the weights"
+            f"the keys and values of one trace of {context:,} tokens take {need:.0f} GB a GPU, and {where} have "
+            f"{free / 1e9:.0f} GB left beside the weights"
         )
-    raise UsageError(f"{what}; {_what_would_fit(shape, setup, most, context)}")
+    raise UsageError(f"{what}; what would fit: {'; or '.join(_fixes(shape, setup, most, context))}")
 
 
-def _resident(setup: Setup) -> int | None:
-    """GPUs that keep training states beside the engine, if any."""
-    return setup.gpus if setup.placement == "colocated" else None
+def sequence_gpus(shape: Shape, setup: Setup, gpus: int, context: int) -> int:
+    """GPUs that one training sequence is split over: the fewest of the `gpus` whose memory holds their part.
+
+    Raises `UsageError` where all of them together do not, and says what would fit.
+    """
+    have = setup.device.memory_bytes
+
+    def fits(gpus: int, split: int, longest: int = context) -> bool:
+        return training(shape, gpus, -(-longest // split), setup.recompute) <= have
+
+    for split in (1 << i for i in range(gpus.bit_length())):
+        if fits(gpus, split):
+            return split
+    more = next((n for n in (gpus * 2**i for i in range(1, 13)) if fits(n, n)), None)
+    fixes = [] if more is None else [f"--gpus {more + setup.gpus - gpus}"]
+    if not setup.recompute and training(shape, gpus, context // gpus, True) <= have:
+        fixes.append("--recompute")
+    shorter = _shorter(context, lambda longest: fits(gpus, gpus, longest))
+    if shorter is not None:
+        fixes.append(f"sequences of at most about {shorter:,} tokens (--budget, or --mode delethink)")
+    need = training(shape, gpus, -(-context // gpus), setup.recompute)
+    raise UsageError(
+        f"training {shape.parameters / 1e9:.3g} G parameters on sequences of {context:,} tokens takes "
+        f"{need / 1e9:.0f} GB a GPU on {gpus}, and {setup.device.name} has {have / 1e9:.0f} GB; what would fit: "
+        f"{'; or '.join(fixes) or 'GPUs with more memory'}"
+    )
+
+
+def _sizes(setup: Setup) -> Iterable[int]:
+    """Powers of two that divide the GPUs, and leave some to train where those are others."""
+    most = setup.gpus if setup.placement == "colocated" else setup.gpus - 1
+    return (n for n in (2**i for i in range(most.bit_length())) if setup.gpus % n == 0)
 
 
 def _room(shape: Shape, setup: Setup, ranks: int, context: int) -> float:
     """Bytes a GPU that are left beside the weights and one trace of the longest context."""
-    return serving(shape, setup, ranks, _resident(setup)).kv - kv_bytes(shape, context, setup.precision, ranks)
+    return serving(shape, setup, ranks).kv - kv_bytes(shape, context, setup.precision, ranks)
 
 
-def _what_would_fit(shape: Shape, setup: Setup, ranks: int, context: int) -> str:
-    """Every single change that makes room, in the words of the options; what is smallest first."""
+def _fixes(shape: Shape, setup: Setup, ranks: int, context: int) -> list[str]:
+    """Every single change that makes room to generate, in the words of the options."""
     fixes: list[str] = []
-    for more in (2**i for i in range(1, 11)):
-        if more > ranks and _room(shape, replace(setup, gpus=max(setup.gpus, more)), more, context) >= 0:
-            gpus = "" if more <= setup.gpus and setup.gpus % more == 0 else f" --gpus {more}"
-            fixes.append(f"--tensor-parallel {more}{gpus}")
-            break
-    for dtype in ("float8", "int4"):
-        smaller = replace(setup, precision=replace(setup.precision, weights=dtype))
-        if setup.precision.weights not in ("float8", "int4", "mxfp4") and _room(shape, smaller, ranks, context) >= 0:
-            fixes.append(f"--weight-dtype {dtype}")
-            break
-    if serving(shape, setup, ranks, _resident(setup)).kv > 0:
-        if _room(shape, replace(setup, precision=replace(setup.precision, kv="float8")), ranks, context) >= 0:
+    larger = next((n for n in (2**i for i in range(1, 13)) if n > ranks and _room(shape, setup, n, context) >= 0), None)
+    if larger is not None:
+        enough = setup.gpus >= larger and setup.gpus % larger == 0
+        fixes.append(f"--tensor-parallel {larger}" + ("" if enough else f" --gpus {larger}"))
+    smaller = replace(setup, precision=replace(setup.precision, weights="float8"))
+    if shape.weight_bytes("float8") < shape.weight_bytes(setup.precision.weights):
+        fixes += ["--weight-dtype float8"] if _room(shape, smaller, ranks, context) >= 0 else []
+    if serving(shape, setup, ranks).kv > 0:
+        halved = replace(setup, precision=replace(setup.precision, kv="float8"))
+        if setup.precision.kv != "float8" and _room(shape, halved, ranks, context) >= 0:
             fixes.append("--kv-dtype float8")
-        shorter = context
-        while shorter > 1 and _room(shape, setup, ranks, shorter) < 0:
-            shorter = shorter * 3 // 4
-        fixes.append(
-            f"contexts of at most about {shorter} tokens (--budget, or --mode delethink with that --context-size)"
-        )
-    return "what would fit: " + ("; or ".join(fixes) or "a GPU with more memory")
+        shorter = _shorter(context, lambda longest: _room(shape, setup, ranks, longest) >= 0)
+        if shorter is not None:
+            fixes.append(f"contexts of at most about {shorter:,} tokens (--budget, or --mode delethink)")
+    return fixes or ["GPUs with more memory"]
 
 
-def check_training(shape: Shape, setup: Setup, context: int) -> None:
-    """Raises `UsageError` where the update's peak does not fit; it may use all of a GPU's"""
-    gpus = setup.gpus - (0 if setup.placement == "colocated" else setup.tensor_parallel or 1)
-    need, have = training(shape, gpus, context, setup.recompute), setup.device.memory_bytes
-    if need <= have:
-        return
-    fixes: list[str] = []
-    more = next(
-        (n for n in (gpus * 2**i for i in range(1, 11)) if training(shape, n, context, setup.recompute) <= have),
-        None,
-    )
-    if more is not None:
-        fixes.append(f"--gpus {more + setup.gpus - gpus}")
-    if not setup.recompute and training(shape, gpus, context, True) <= have:
-        fixes.append("--recompute")
-    shorter = context
-    while shorter > 256 and training(shape, gpus, shorter, setup.recompute) > have:
-        shorter = shorter * 3 // 4
-    if shorter > 256:
-        fixes.append(f"sequences of at most about {shorter} tokens (--budget, or --mode delethink)")
-    raise UsageError(
-        f"training on sequences of {context} tokens takes {need / 1e9:.0f} GB a GPU, and {setup.device.name} has "
-        f"{have / 1e9:.0f} GB; what would fit: {'; or '.join(fixes) or 'a GPU with more memory'}"
-    )
+def _shorter(tokens: int, fits: Callable[[int], bool]) -> int | None:
+    """The first of 3/4, 9/16 … of `tokens` that fits, down to 256."""
+    while tokens > 256:
+        tokens = tokens * 3 // 4
+        if fits(tokens):
+            return tokens
+    return None

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scaling.predict.memory import training_states
 from scaling.predict.rollouts import Ints, Schedule, steady, synchronous
-from scaling.predict.roofline import Machine, Precision, Roofline, Seconds
+from scaling.predict.roofline import Machine, Roofline, Seconds
 from scaling.predict.setup import Setup
 from scaling.predict.shape import DTYPE_BYTES, Shape
 
@@ -17,6 +18,11 @@ MICRO_BATCH_TOKENS = 32768
 
 OPTIMIZER_BYTES_A_PARAMETER = 28
 """Adam reads weight, gradient and two moments, and writes all but the gradient, in float32."""
+
+HOST_BYTES_PER_S = 25e9
+"""Between a GPU and its host's memory, one way: PCIe 4.0 × 16 in practice."""
+
+_HALF = DTYPE_BYTES["bfloat16"]
 
 _COUNTER = Machine(math.inf, math.inf, 1.0, 0.0)
 """One FLOP a second and every byte at once: its seconds are FLOPs."""
@@ -35,6 +41,9 @@ class Phase:
     @property
     def total(self) -> float:
         return float(self.seconds.total) + self.tail
+
+    def __mul__(self, times: float) -> Phase:
+        return Phase(self.seconds * times, self.tail * times)
 
     @property
     def by_bound(self) -> dict[str, float]:
@@ -93,30 +102,30 @@ class Costs:
         concurrency = math.fsum(r.concurrency_mean * t for r, t in zip(found, totals, strict=True)) / busy
         return Phase(seconds, last - float(seconds.total)), concurrency
 
-    def logprob(self, gpus: int) -> Phase:
-        """One forward pass over every chunk, on `gpus` that share the work evenly and gather sharded layers."""
-        return Phase(self._overlapped(self._forward() * (1 / gpus), gpus, gathers=1))
+    def logprob(self, gpus: int, split: int) -> Phase:
+        """One forward pass over every chunk, on `gpus` that share the work evenly, a sequence on `split` of them."""
+        return Phase(self._trained(gpus, split, passes=1, gathers=1))
 
-    def update(self, gpus: int, passes: int) -> Phase:
-        """Forward, backward and optimizer: 3× the log-probabilities, 4× with recompute, for each pass over the data.
+    def update(self, gpus: int, split: int) -> Phase:
+        """Forward, backward and optimizer: 3× the log-probabilities, 4× with recompute.
 
-        Sharded layers are gathered for the forward and the backward pass, and gradients are reduced once. One GPU has
-        the longest sequence to itself.
+        Sharded layers are gathered for the forward and the backward pass, and gradients are reduced once.
         """
-        times = 4 if self.setup.recompute else 3
-        work = self._overlapped(self._forward() * (times / gpus), gpus, gathers=3)
+        work = self._trained(gpus, split, passes=4 if self.setup.recompute else 3, gathers=3)
         states = OPTIMIZER_BYTES_A_PARAMETER * self.shape.parameters / gpus
-        optimizer = Seconds(memory=states / self.setup.device.training.bandwidth_bytes_per_s)
-        return Phase((work + optimizer) * passes)
+        return Phase(work + Seconds(memory=states / self.setup.device.training.bandwidth_bytes_per_s))
 
-    def sync(self) -> Phase:
-        """Fresh weights to every replica: each GPU receives its part, reads and writes it."""
+    def sync(self, gpus: int) -> Phase:
+        """Fresh weights to every replica, each GPU receives its part, reads and writes it; and where the same `gpus`
+        train, their states to the host's memory and back."""
         machine = self.setup.device.serving
-        received = self.shape.parameters * DTYPE_BYTES["bfloat16"] / (self.setup.tensor_parallel or 1)
+        received = self.shape.parameters * _HALF / (self.setup.tensor_parallel or 1)
         moved = Seconds(memory=2 * received / machine.bandwidth_bytes_per_s)
-        if self.setup.gpus == 1 or machine.link_bytes_per_s is None:
-            return Phase(moved)
-        return Phase(moved + Seconds(link=received / machine.link_bytes_per_s))
+        if self.setup.gpus > 1 and machine.link_bytes_per_s is not None:
+            moved += Seconds(link=received / machine.link_bytes_per_s)
+        if self.setup.placement == "colocated":
+            moved += Seconds(link=2 * training_states(self.shape, gpus) / HOST_BYTES_PER_S)
+        return Phase(moved)
 
     @property
     def rollout_flops(self) -> float:
@@ -135,15 +144,25 @@ class Costs:
         forward = Roofline(self.shape, _COUNTER).training(self.tokens, self.decode)
         return float((forward * self._counts).sum().total) * (4 if self.setup.recompute else 3)
 
-    def _forward(self) -> Seconds:
-        roofline = Roofline(self.shape, self.setup.device.training, Precision())
-        return (roofline.training(self.tokens, self.decode) * self._counts).sum()
+    def _trained(self, gpus: int, split: int, passes: int, gathers: int) -> Seconds:
+        """`passes` times the forward work over all chunks, and what the network takes beyond it.
 
-    def _overlapped(self, work: Seconds, gpus: int, gathers: int) -> Seconds:
-        """The work, and what communication does not hide behind it: FSDP fetches the next layer during this one."""
+        Hidden behind the work, as far as it lasts: the next layer's weights are gathered while this one computes
+        (FSDP). Not hidden: tokens on their way to their experts and back, which stay sharded (expert parallelism), and
+        a split sequence's queries, keys, values and outputs on theirs (all-to-all, as in DeepSpeed-Ulysses).
+        """
         machine = self.setup.device.training
+        roofline = Roofline(self.shape, machine)
+        work = (roofline.training(self.tokens, self.decode) * self._counts).sum() * (passes / gpus)
         if gpus == 1 or machine.link_bytes_per_s is None:
             return work
-        batches = math.ceil(float(np.sum(self.tokens * self._counts)) / gpus / MICRO_BATCH_TOKENS)
-        sent = gathers * batches * self.shape.parameters * DTYPE_BYTES["bfloat16"] * (gpus - 1) / gpus
-        return work + Seconds(link=max(0.0, sent / machine.link_bytes_per_s - float(work.total)))
+        tokens = float(np.sum(self.tokens * self._counts)) / gpus
+        kinds = self.shape.kinds
+        experts = sum(kind.count * kind.experts * kind.expert_parameters for kind in kinds)
+        batches = math.ceil(tokens / MICRO_BATCH_TOKENS)
+        gathered = gathers * batches * (self.shape.parameters - experts) * _HALF
+        routed = 2 * sum(kind.count * kind.active_experts for kind in kinds) * self.shape.hidden
+        exchanged = 4 * sum(kind.count * kind.heads_width for kind in kinds) if split > 1 else 0
+        sent = passes * tokens * (routed + exchanged) * _HALF
+        hidden = max(0.0, gathered / machine.link_bytes_per_s - float(work.total))
+        return work + Seconds(link=(gpus - 1) / gpus * (hidden + sent / machine.link_bytes_per_s))

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from scaling.errors import UsageError
 from scaling.predict import memory
 from scaling.predict.job import HOURS_PER_MONTH
 from scaling.predict.phases import Costs, Phase
-from scaling.predict.rollouts import Schedule, mean_context
+from scaling.predict.rollouts import Ints, Schedule, mean_context, synchronous
+from scaling.predict.roofline import Roofline
 from scaling.predict.setup import Setup, Work
 from scaling.predict.shape import Shape
 from scaling.thinking.base import Environment
+
+DIVISIONS = 16
+"""Of a cluster between generation and training, at most so many are tried, evenly spaced."""
+
+PHASES = ("rollout", "logprob", "update", "sync")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,7 @@ class Plan:
 
     Seconds are of one step, FLOPs of all its traces; bytes are of one GPU, `concurrency` of one replica.
     `truncated_share`: of traces that reach the budget. `chunks`: of a trace, on average. `longest_context`: tokens
-    that one sequence can come to.
+    that one sequence can come to. `sequence_parallel`: GPUs that a training sequence is split over.
     """
 
     shape: Shape
@@ -35,6 +43,7 @@ class Plan:
     chunks: float
     longest_context: int
     tensor_parallel: int
+    sequence_parallel: int
     rollout_gpus: int
     training_gpus: int
     phases: dict[str, Phase]
@@ -67,6 +76,11 @@ class Plan:
         return self.total_gpu_hours / HOURS_PER_MONTH
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """That stay for good, over all ranks; layers with a window hold more for a while."""
+        return self.shape.kv_bytes_per_token(self.setup.precision.kv)
+
+    @property
     def energy_kwh(self) -> float | None:
         """At full board power: an upper bound for the GPUs; hosts and cooling are left out."""
         watts = self.setup.device.watts
@@ -77,13 +91,72 @@ class Plan:
         """In the currency of the price."""
         return None if self.setup.price is None else self.total_gpu_hours * self.setup.price
 
+    def to_json(self) -> dict[str, Any]:
+        """Flat, units in the names; seconds are of one step, hours of the job."""
+        setup, work = self.setup, self.work
+        rows: dict[str, Any] = {
+            "status": "ok",
+            "method": "analytic",
+            "environment": self.environment.name,
+            "environment_parameters": self.environment.parameters(),
+            "thinking_tokens": self.thinking_tokens,
+            "budget_tokens": self.budget,
+            "length_distribution": work.distribution.text,
+            "truncated_share": self.truncated_share,
+            "chunks": self.chunks,
+            "longest_context": self.longest_context,
+        }
+        for phase in PHASES:
+            rows[f"{phase}_seconds"] = self.phases[phase].total
+        for phase in PHASES:
+            rows[f"{phase}_gpu_hours"] = self.gpu_hours(phase)
+        return rows | {
+            "step_seconds": self.step_seconds,
+            "total_gpu_hours": self.total_gpu_hours,
+            "gpu_months": self.gpu_months,
+            "tokens_per_second_per_gpu": self.tokens_per_second_per_gpu,
+            "concurrency": self.concurrency,
+            "concurrency_limit": self.concurrency_limit,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "kv_bytes_per_gpu": self.kv_bytes,
+            "peak_memory_bytes_per_gpu": self.peak_memory_bytes,
+            "parameters": self.shape.parameters,
+            "active_parameters": self.shape.active_parameters,
+            "bound": self.phases["rollout"].bound,
+            "bounds": {phase: self.phases[phase].bound for phase in PHASES},
+            "seconds_by_bound": {phase: self.phases[phase].by_bound for phase in PHASES},
+            "rollout_flops_per_step": self.rollout_flops,
+            "update_flops_per_step": self.update_flops,
+            "energy_kwh": self.energy_kwh,
+            "cost": self.cost,
+            "gpu": setup.device.name,
+            "gpus": setup.gpus,
+            "tensor_parallel": self.tensor_parallel,
+            "data_parallel": self.data_parallel,
+            "sequence_parallel": self.sequence_parallel,
+            "rollout_gpus": self.rollout_gpus,
+            "training_gpus": self.training_gpus,
+            "placement": setup.placement,
+            "admission": setup.admission,
+            "weight_dtype": setup.precision.weights,
+            "activation_dtype": setup.precision.activations,
+            "kv_dtype": setup.precision.kv,
+            "recompute": setup.recompute,
+            "steps": work.job.steps,
+            "prompts": work.job.prompts,
+            "samples": work.job.samples,
+            "prompt_tokens": work.prompt_tokens,
+            "passes": work.passes,
+        }
+
 
 def plan(
     shape: Shape, setup: Setup, work: Work, environment_for: Callable[[int], Environment], thinking_tokens: float
 ) -> Plan:
     """The plan of a job whose traces think `thinking_tokens` on average, in the environment of a given budget.
 
-    Where GPUs are split between generation and training, the division is the one of the shortest step. Raises
+    Where nothing else is asked for, a replica has the tensor parallel size of the shortest rollouts, and GPUs that are
+    split between generation and training are divided for the shortest step. Raises
     `UsageError` where the model, one trace's keys and values, or the training states do not fit, and says what would.
     """
     budget = work.budget_for(thinking_tokens, shape.max_positions)
@@ -94,28 +167,27 @@ def plan(
     schedule = Schedule.of(environment, work.prompt_tokens, longest, cached)
     context = schedule.longest_context(longest)
     context_mean = mean_context(schedule, lengths)
-    ranks = memory.ranks(shape, setup, context)
+    sizes = memory.replica_sizes(shape, setup, context)
+    ranks = min(sizes, key=lambda size: _rollout_seconds(shape, setup, size, schedule, lengths, context))
     setup = replace(setup, tensor_parallel=ranks)
-    memory.check_training(shape, setup, context)
     costs = Costs(shape, setup, schedule, lengths)
     colocated = setup.placement == "colocated"
 
     def divided(generating: int, training: int) -> Plan:
-        free = memory.serving(shape, setup, ranks, training if colocated else None)
-        admitted = context if setup.admission == "reserved" else context_mean
-        fits = int(free.kv // memory.kv_bytes(shape, admitted, setup.precision, ranks))
-        limit = max(min(setup.max_sequences, fits), 1)
+        split = memory.sequence_gpus(shape, setup, training, context)
+        free = memory.serving(shape, setup, ranks)
+        limit = _limit(shape, setup, ranks, context if setup.admission == "reserved" else context_mean)
         rollout, concurrency = costs.rollout(generating // ranks, limit)
         phases = {
             "rollout": rollout,
-            "logprob": costs.logprob(training),
-            "update": costs.update(training, work.passes),
-            "sync": costs.sync(),
+            "logprob": costs.logprob(training, split),
+            "update": costs.update(training, split) * work.passes,
+            "sync": costs.sync(training),
         }
         trained = phases["logprob"].total + phases["update"].total
         both = max(rollout.total, trained) if setup.placement == "asynchronous" else rollout.total + trained
         held = concurrency * memory.kv_bytes(shape, context_mean, setup.precision, ranks)
-        backward = memory.training(shape, training, context, setup.recompute)
+        backward = memory.training(shape, training, -(-context // split), setup.recompute)
         return Plan(
             shape=shape,
             setup=setup,
@@ -127,6 +199,7 @@ def plan(
             chunks=costs.chunks,
             longest_context=context,
             tensor_parallel=ranks,
+            sequence_parallel=split,
             rollout_gpus=generating,
             training_gpus=training,
             phases=phases,
@@ -142,19 +215,28 @@ def plan(
 
     if colocated:
         return divided(setup.gpus, setup.gpus)
-    options = [divided(n, setup.gpus - n) for n in _divisions(setup, ranks, divided(ranks, setup.gpus - ranks))]
+    options: list[Plan] = []
+    for generating in range(ranks, setup.gpus, max(ranks, setup.gpus // DIVISIONS // ranks * ranks)):
+        try:
+            options.append(divided(generating, setup.gpus - generating))
+        except UsageError as error:  # too few to train on
+            refused = error
+    if not options:
+        raise refused
     return min(options, key=lambda found: found.step_seconds)
 
 
-def _divisions(setup: Setup, ranks: int, smallest: Plan) -> list[int]:
-    """Numbers of generating GPUs worth trying: all of a small cluster, else those around the balance of the work."""
-    possible = range(ranks, setup.gpus, ranks)
-    if len(possible) <= 8:
-        return list(possible)
-    rollout = smallest.phases["rollout"].total * ranks
-    trained = (smallest.phases["logprob"].total + smallest.phases["update"].total) * smallest.training_gpus
-    if setup.placement == "split":  # least of a/n + b/(N−n), not least of their maximum
-        rollout, trained = rollout**0.5, trained**0.5
-    balance = round(setup.gpus * rollout / (rollout + trained) / ranks)
-    near = {balance + offset for offset in (-3, -2, -1, 0, 1, 2, 3)}
-    return [n * ranks for n in sorted(near) if n * ranks in possible] or [possible[-1]]
+def _limit(shape: Shape, setup: Setup, ranks: int, context: float) -> int:
+    """Traces at once on a replica, each with so many tokens in its context."""
+    fits = memory.serving(shape, setup, ranks).kv // memory.kv_bytes(shape, context, setup.precision, ranks)
+    return max(min(setup.max_sequences, int(fits)), 1)
+
+
+def _rollout_seconds(
+    shape: Shape, setup: Setup, ranks: int, schedule: Schedule, lengths: Ints, context: float
+) -> float:
+    """Of a typical replica of so many GPUs: what the tensor parallel size is chosen by."""
+    typical = lengths[:: max(setup.gpus // ranks, 1)]
+    admitted = context if setup.admission == "reserved" else mean_context(schedule, lengths)
+    roofline = Roofline(shape, setup.device.serving, setup.precision, ranks)
+    return synchronous(roofline, schedule, typical, _limit(shape, setup, ranks, admitted)).total

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scaling.predict.shape import DTYPE_BYTES, Layer, Shape
+from scaling.predict.shape import STORED_BYTES, Layer, Shape
 from scaling.thinking.base import Segment
 
 Array = NDArray[np.float64]
@@ -217,7 +217,7 @@ class Roofline:
     def _attention(self, layer: Layer, elements: Array, flops: Array, rate: float) -> Seconds:
         """Scores and values of one layer: `elements` of KV are read. Ranks share KV heads, never one head."""
         ranks = self.tensor_parallel
-        kv_bytes = elements * DTYPE_BYTES[self.precision.kv] / kv_ranks(self.shape, ranks)
+        kv_bytes = elements * STORED_BYTES[self.precision.kv] / kv_ranks(self.shape, ranks)
         return self._kernel(kv_bytes, flops / ranks, self.machine.kv_bandwidth_bytes_per_s, rate)
 
     def _head(self, logits: Array, bytes_a_logit: float) -> Seconds:
@@ -240,14 +240,14 @@ class Roofline:
         elements = (
             hidden * self.shape.hidden + (heads * layer.heads_width + mlp * layer.mlp_width) / self.tensor_parallel
         )
-        return Seconds(memory=tokens * elements * DTYPE_BYTES[self.precision.activations] / bandwidth)
+        return Seconds(memory=tokens * elements * STORED_BYTES[self.precision.activations] / bandwidth)
 
     def _exchange(self, tokens: Array) -> Seconds:
         """Two all-reduces a layer between tensor parallel ranks: 2(n−1)/n of the activations leave each rank."""
         ranks = self.tensor_parallel
         if ranks == 1 or self.machine.link_bytes_per_s is None:
             return Seconds()
-        sent = 2 * (ranks - 1) / ranks * tokens * self.shape.hidden * DTYPE_BYTES[self.precision.activations]
+        sent = 2 * (ranks - 1) / ranks * tokens * self.shape.hidden * STORED_BYTES[self.precision.activations]
         return Seconds(link=2 * (self.machine.seconds_per_collective + sent / self.machine.link_bytes_per_s))
 
     def _dispatch(self) -> Seconds:

@@ -10,7 +10,7 @@ from scaling.errors import UsageError, unknown
 from scaling.predict.distribution import Distribution
 from scaling.predict.job import Job
 from scaling.predict.roofline import Machine, Precision
-from scaling.predict.shape import DTYPE_BYTES
+from scaling.predict.shape import STORED_BYTES
 
 Placement = Literal["colocated", "split", "asynchronous"]
 """`colocated`: all GPUs generate, then all train. `split`: some generate, the others train, in turn. `asynchronous`:
@@ -38,7 +38,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The GPUs and what they do. `tensor_parallel`: None for the least that fits. `price`: of a GPU-hour.
+    """The GPUs and what they do. `tensor_parallel`: None for the size of the shortest rollouts. `price`: of a GPU-hour.
 
     `memory_fraction` of a GPU's memory is used. `prefix_caching`: the engine keeps the constant query and head of a
     trace's prompts. `recompute`: activations are computed again in the backward pass.
@@ -66,8 +66,8 @@ class Setup:
         if not 0 < self.memory_fraction <= 1:
             raise UsageError(f"memory fraction {self.memory_fraction:g} is not above 0 and at most 1; engines use 0.9")
         for dtype in (self.precision.weights, self.precision.activations, self.precision.kv):
-            if dtype not in DTYPE_BYTES:
-                raise unknown("dtype", dtype, DTYPE_BYTES)
+            if dtype not in STORED_BYTES:
+                raise unknown("dtype", dtype, STORED_BYTES)
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"price {self.price} is no amount of money for a GPU-hour; give one such as 2.50")
         if self.tensor_parallel is not None:
