@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -13,103 +12,12 @@ from torch import Tensor
 
 from scaling.decoder import Decoder
 from scaling.engines.base import Completion, FinishReason, Limits, Request, Stats
+from scaling.engines.batch import Batch, Row, passes, synthetic
 from scaling.engines.forward import Forward
-from scaling.engines.kv import PAGE_TOKENS, Context, PagedKV, Plan, pages_of
-from scaling.engines.sampling import Sampler
+from scaling.engines.kv import PAGE_TOKENS, PagedKV, pages_of
 from scaling.errors import MemoryLimitError, UsageError, ran_out_of_memory
 
 _FREE_MEMORY_SHARE = 0.4  # of free memory goes to KV unless told: prefill activations and `measure` need some too
-_PREFILL_TOKENS = 16384  # prompts admitted together are encoded in passes of about so many tokens
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A request on its way."""
-
-    id: int
-    request: Request
-    ends: frozenset[int]
-    submitted: float
-    context: Context = field(default_factory=Context)
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    first_token: float = 0.0
-    weights_version: int = 0
-
-    @property
-    def reserved(self) -> int:
-        """Pages that the request may come to need: its last token is never fed back."""
-        return pages_of(len(self.request.prompt) + self.request.max_tokens - 1)
-
-    def take(self, token: int, logprob: float) -> FinishReason | None:
-        """Adds a sampled token; the reason if it was the last."""
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        if token in self.ends:
-            return "stop"
-        return "length" if len(self.tokens) >= self.request.max_tokens else None
-
-
-class _Batch:
-    """Rows that decode together over one KV memory."""
-
-    def __init__(self, forward: Forward, kv: PagedKV) -> None:
-        self.forward = forward
-        self.kv = kv
-        self.rows: list[_Row] = []
-        self.peak_rows = self.peak_tokens = 0
-        self._plan: Plan | None = None
-        self._sampler: Sampler | None = None
-
-    def prefill(self, rows: Sequence[_Row]) -> list[tuple[_Row, FinishReason]]:
-        """Encodes the rows' prompts and samples their first tokens; rows that are not done join the batch."""
-        prompts = [row.request.prompt for row in rows]
-        try:
-            for row, prompt in zip(rows, prompts, strict=True):
-                self.kv.grow(row.context, len(prompt))
-            logits = self.forward.prefill(prompts, [row.context for row in rows], self.kv)
-        except BaseException:  # out of memory, say: the pages must not outlive their rows
-            self.kv.release(row.context for row in rows)
-            raise
-        self.rows.extend(rows)
-        self._plan = self._sampler = None
-        return self._sample(Sampler([row.request for row in rows], [0] * len(rows), logits.device), rows, logits)
-
-    def prepare(self) -> tuple[Plan, Sampler]:
-        """Makes room for one token a row; the plan and the sampler of the next step."""
-        grown = [self.kv.grow(row.context, 1) for row in self.rows]
-        if self._plan is None or any(grown):
-            self._plan = Plan(self.kv, [row.context for row in self.rows])
-        if self._sampler is None:
-            sampled = [len(row.tokens) for row in self.rows]
-            self._sampler = Sampler([row.request for row in self.rows], sampled, self.forward.device)
-        return self._plan, self._sampler
-
-    def decode(self) -> list[tuple[_Row, FinishReason]]:
-        """One token for every row; those that are done leave."""
-        plan, sampler = self.prepare()
-        logits = self.forward.decode([row.tokens[-1] for row in self.rows], self.kv, plan)
-        return self._sample(sampler, self.rows, logits)
-
-    def remove(self, rows: Sequence[_Row]) -> None:
-        """Takes rows out and gives their pages back."""
-        gone = {row.id for row in rows}
-        self.kv.release(row.context for row in rows)
-        self.rows = [row for row in self.rows if row.id not in gone]
-        self._plan = self._sampler = None
-
-    def _sample(self, sampler: Sampler, rows: Sequence[_Row], logits: Tensor) -> list[tuple[_Row, FinishReason]]:
-        self.peak_rows = max(self.peak_rows, len(self.rows))
-        self.peak_tokens = max(self.peak_tokens, sum(row.context.length for row in self.rows))
-        tokens, logprobs = sampler.sample(logits)
-        done = [
-            (row, reason)
-            for row, token, logprob in zip(rows, tokens, logprobs, strict=True)
-            if (reason := row.take(token, logprob)) is not None
-        ]
-        if done:
-            self.remove([row for row, _ in done])
-        return done
 
 
 class LocalEngine:
@@ -145,9 +53,9 @@ class LocalEngine:
         self._limits = _limits(
             kv_bytes, self._token_bytes, max_sequences, max_length or model.shape.max_positions, self._forward.device
         )
-        self._batch: _Batch | None = _Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
+        self._batch: Batch | None = Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
         self._scratch: PagedKV | None = None
-        self._waiting: deque[_Row] = deque()
+        self._waiting: deque[Row] = deque()
         self._ended: list[Completion] = []
         self._next_id = 0
         self._version = 0
@@ -161,7 +69,7 @@ class LocalEngine:
         """
         self._check(request)
         ends = frozenset() if request.ignore_eos else frozenset((*self.eos, *request.stop))
-        row = _Row(self._next_id, request, ends, self.now())
+        row = Row(self._next_id, request, ends, self.now())
         limits = self._limits
         total = len(request.prompt) + request.max_tokens
         if total > limits.max_length:
@@ -188,9 +96,9 @@ class LocalEngine:
     def step(self) -> list[Completion]:
         """Admits and encodes what fits, then decodes one token for every running row."""
         batch = self._awake()
-        done: list[tuple[_Row, FinishReason]] = []
+        done: list[tuple[Row, FinishReason]] = []
         admitted = self._admit()
-        for group in _passes(admitted):
+        for group in passes(admitted):
             started = self.now()
             done += batch.prefill(group)
             ended = self.now()
@@ -235,17 +143,17 @@ class LocalEngine:
         seconds = 0.0
         self._scratch.release(set(self._scratch.owners))
         if prefill:
-            batch = _Batch(self._forward, self._scratch)
-            prompts = [_synthetic(index, length) for index, length in enumerate(prefill)]
+            batch = Batch(self._forward, self._scratch)
+            prompts = [synthetic(index, length) for index, length in enumerate(prefill)]
             started = self._synchronised()
-            for group in _passes(prompts):
+            for group in passes(prompts):
                 batch.prefill(group)
             seconds += self._synchronised() - started
             self._scratch.release(set(self._scratch.owners))
         if contexts:
-            batch = _Batch(self._forward, self._scratch)
+            batch = Batch(self._forward, self._scratch)
             for index, length in enumerate(contexts):
-                row = _synthetic(index, 1)
+                row = synthetic(index, 1)
                 row.tokens = [0]
                 self._scratch.grow(row.context, length)
                 if length > 1:
@@ -304,7 +212,7 @@ class LocalEngine:
 
     def wake(self) -> None:
         if self._batch is None:
-            self._batch = _Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
+            self._batch = Batch(self._forward, self._memory(self._limits.kv_tokens // PAGE_TOKENS))
 
     def close(self) -> None:
         """Drops all requests and gives KV memory back."""
@@ -321,7 +229,7 @@ class LocalEngine:
         except RuntimeError as error:  # torch's out-of-memory errors, on CPU and CUDA
             raise MemoryLimitError(f"no memory for {tokens} KV tokens: {error}") from None
 
-    def _awake(self) -> _Batch:
+    def _awake(self) -> Batch:
         if self._batch is None:
             raise UsageError("the engine sleeps or is closed; wake it first")
         return self._batch
@@ -340,12 +248,12 @@ class LocalEngine:
         if not 0 < request.top_p <= 1:
             raise UsageError(f"top_p {request.top_p} is not above 0 and at most 1")
 
-    def _admit(self) -> list[_Row]:
+    def _admit(self) -> list[Row]:
         """Takes from the front of the queue what fits beside the running rows."""
         rows = self._awake().rows
         free = self._limits.kv_tokens // PAGE_TOKENS - sum(row.reserved for row in rows)
         seats = self._limits.max_sequences - len(rows)
-        admitted: list[_Row] = []
+        admitted: list[Row] = []
         while self._waiting and len(admitted) < seats and self._waiting[0].reserved <= free:
             row = self._waiting.popleft()
             row.weights_version = self._version
@@ -353,7 +261,7 @@ class LocalEngine:
             admitted.append(row)
         return admitted
 
-    def _completion(self, row: _Row, reason: FinishReason) -> Completion:
+    def _completion(self, row: Row, reason: FinishReason) -> Completion:
         return Completion(
             id=row.id,
             tokens=row.tokens,
@@ -387,22 +295,3 @@ def _free_bytes(device: torch.device) -> int:
         return int(psutil.virtual_memory().available)
     torch.cuda.empty_cache()  # what was freed is torch's until then, and would count as used
     return int(torch.cuda.mem_get_info(device)[0])
-
-
-def _passes(rows: Sequence[_Row]) -> list[list[_Row]]:
-    """Splits rows into prefill passes of about `_PREFILL_TOKENS`, prompts of equal length next to each other."""
-    passes: list[list[_Row]] = []
-    room = 0
-    for row in sorted(rows, key=lambda row: len(row.request.prompt)):
-        length = len(row.request.prompt)
-        if length > room:
-            passes.append([])
-            room = _PREFILL_TOKENS
-        passes[-1].append(row)
-        room -= length
-    return passes
-
-
-def _synthetic(seed: int, length: int) -> _Row:
-    """A row that never ends, for measuring."""
-    return _Row(seed, Request([0] * length, max_tokens=2**62, ignore_eos=True, seed=seed), frozenset(), 0.0)

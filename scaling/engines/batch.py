@@ -1,0 +1,125 @@
+"""The local engine's requests on their way, and the batch in which they decode together over one KV memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from scaling.engines.base import FinishReason, Request
+from scaling.engines.forward import Forward
+from scaling.engines.kv import Context, PagedKV, Plan, pages_of
+from scaling.engines.sampling import Sampler
+
+PREFILL_TOKENS = 16384
+"""Prompts admitted together are encoded in passes of about so many tokens."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request on its way."""
+
+    id: int
+    request: Request
+    ends: frozenset[int]
+    submitted: float
+    context: Context = field(default_factory=Context)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    first_token: float = 0.0
+    weights_version: int = 0
+
+    @property
+    def reserved(self) -> int:
+        """Pages that the request may come to need: its last token is never fed back."""
+        return pages_of(len(self.request.prompt) + self.request.max_tokens - 1)
+
+    def take(self, token: int, logprob: float) -> FinishReason | None:
+        """Adds a sampled token; the reason if it was the last."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token in self.ends:
+            return "stop"
+        return "length" if len(self.tokens) >= self.request.max_tokens else None
+
+
+class Batch:
+    """Rows that decode together over one KV memory."""
+
+    def __init__(self, forward: Forward, kv: PagedKV) -> None:
+        self.forward = forward
+        self.kv = kv
+        self.rows: list[Row] = []
+        self.peak_rows = self.peak_tokens = 0
+        self._plan: Plan | None = None
+        self._sampler: Sampler | None = None
+
+    def prefill(self, rows: Sequence[Row]) -> list[tuple[Row, FinishReason]]:
+        """Encodes the rows' prompts and samples their first tokens; rows that are not done join the batch."""
+        prompts = [row.request.prompt for row in rows]
+        try:
+            for row, prompt in zip(rows, prompts, strict=True):
+                self.kv.grow(row.context, len(prompt))
+            logits = self.forward.prefill(prompts, [row.context for row in rows], self.kv)
+        except BaseException:  # out of memory, say: the pages must not outlive their rows
+            self.kv.release(row.context for row in rows)
+            raise
+        self.rows.extend(rows)
+        self._plan = self._sampler = None
+        return self._sample(Sampler([row.request for row in rows], [0] * len(rows), logits.device), rows, logits)
+
+    def prepare(self) -> tuple[Plan, Sampler]:
+        """Makes room for one token a row; the plan and the sampler of the next step."""
+        grown = [self.kv.grow(row.context, 1) for row in self.rows]
+        if self._plan is None or any(grown):
+            self._plan = Plan(self.kv, [row.context for row in self.rows])
+        if self._sampler is None:
+            sampled = [len(row.tokens) for row in self.rows]
+            self._sampler = Sampler([row.request for row in self.rows], sampled, self.forward.device)
+        return self._plan, self._sampler
+
+    def decode(self) -> list[tuple[Row, FinishReason]]:
+        """One token for every row; those that are done leave."""
+        plan, sampler = self.prepare()
+        logits = self.forward.decode([row.tokens[-1] for row in self.rows], self.kv, plan)
+        return self._sample(sampler, self.rows, logits)
+
+    def remove(self, rows: Sequence[Row]) -> None:
+        """Takes rows out and gives their pages back."""
+        gone = {row.id for row in rows}
+        self.kv.release(row.context for row in rows)
+        self.rows = [row for row in self.rows if row.id not in gone]
+        self._plan = self._sampler = None
+
+    def _sample(self, sampler: Sampler, rows: Sequence[Row], logits: Tensor) -> list[tuple[Row, FinishReason]]:
+        self.peak_rows = max(self.peak_rows, len(self.rows))
+        self.peak_tokens = max(self.peak_tokens, sum(row.context.length for row in self.rows))
+        tokens, logprobs = sampler.sample(logits)
+        done = [
+            (row, reason)
+            for row, token, logprob in zip(rows, tokens, logprobs, strict=True)
+            if (reason := row.take(token, logprob)) is not None
+        ]
+        if done:
+            self.remove([row for row, _ in done])
+        return done
+
+
+def passes(rows: Sequence[Row]) -> list[list[Row]]:
+    """Splits rows into prefill passes of about `PREFILL_TOKENS`, prompts of equal length next to each other."""
+    found: list[list[Row]] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: len(row.request.prompt)):
+        length = len(row.request.prompt)
+        if length > room:
+            found.append([])
+            room = PREFILL_TOKENS
+        found[-1].append(row)
+        room -= length
+    return found
+
+
+def synthetic(seed: int, length: int) -> Row:
+    """A row that never ends, for measuring."""
+    return Row(seed, Request([0] * length, max_tokens=2**62, ignore_eos=True, seed=seed), frozenset(), 0.0)
