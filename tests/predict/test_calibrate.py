@@ -1,0 +1,171 @@
+"""Calibration on committed runs: fitted to their shorter lengths, it is right about the longer ones."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling.errors import CheckpointError, StoreError, UsageError
+from scaling.predict.calibrate import calibrate, held_out
+from scaling.predict.hardware import gpu
+
+RUNS = Path(__file__).parents[2] / "docs" / "runs"
+RATES = {"bandwidth", "kv_bandwidth", "matmul", "attention"}
+
+Altered = Callable[..., Path]
+
+
+@pytest.fixture
+def altered(tmp_path: Path) -> Altered:
+    """A copy of a committed run whose manifest says something else."""
+
+    def copy(name: str, keep: str = "*", **changed: Any) -> Path:
+        path = tmp_path / name
+        shutil.copytree(RUNS / name, path, ignore=shutil.ignore_patterns("report"))
+        for part in set(path.glob("*.parquet")) - set(path.glob(f"{keep}.parquet")):
+            part.unlink()
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps({**manifest, **changed}))
+        return path
+
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("run", "up_to", "longer"),
+    [("demo", 1024, 38), ("demo", 8192, 14), ("agreement", 4096, 6), ("phases", 2048, 8), ("phases", 4096, 4),
+     ("smollm2-135m", 3072, 6)],
+)  # fmt: skip
+def test_the_longer_lengths_of_a_measured_run_are_predicted_from_its_shorter_ones(
+    run: str, up_to: int, longer: int
+) -> None:
+    found = held_out(RUNS / run, up_to)
+    assert len(found) == longer
+    assert {h.environment for h in found} == {"longcot", "delethink"}
+    assert min(h.thinking_tokens for h in found) > up_to
+    assert statistics.median(abs(h.error) for h in found) <= 0.10
+    assert max(abs(h.error) for h in found) <= 0.15
+
+
+def test_calibration_halves_the_error_of_the_probe() -> None:
+    found = held_out(RUNS / "demo") + held_out(RUNS / "phases")
+    probe = statistics.median(abs(h.probed / h.measured - 1) for h in found)
+    assert statistics.median(abs(h.error) for h in found) < probe / 2
+
+
+def test_half_of_the_lengths_are_held_out_unless_it_is_said_how_many() -> None:
+    assert {h.thinking_tokens for h in held_out(RUNS / "phases")} == {4096, 8192}
+
+
+def test_a_run_of_rollouts_says_what_its_device_sustains_in_serving() -> None:
+    found = calibrate(RUNS / "demo")
+    assert set(found.factors) == {"serving"}
+    kv = found.factors["serving"]["kv_bandwidth_bytes_per_s"]
+    assert kv.determined
+    assert kv.low < kv.value == found.serving.kv_bandwidth_bytes_per_s < kv.high
+    assert found.residual["serving"] < 0.05
+    assert (found.device, found.dtype, found.repeats) == ("AMD EPYC, 2 threads", "float32", 3)
+    assert found.training.flops_per_s == found.factors["serving"]["flops_per_s"].probed  # not measured: as probed
+    weights, dispatch = (found.factors["serving"][n] for n in ("bandwidth_bytes_per_s", "seconds_per_kernel"))
+    assert not weights.determined  # one concurrency tells only the sum of the two
+    assert not dispatch.determined
+
+
+def test_a_run_of_training_phases_says_it_of_training() -> None:
+    found = calibrate(RUNS / "phases")
+    assert set(found.factors) == {"training"}
+    assert found.factors["training"]["flops_per_s"].determined
+    assert found.training.flops_per_s < found.serving.flops_per_s
+
+
+def test_only_lengths_up_to_the_one_given_are_used() -> None:
+    few, all_ = calibrate(RUNS / "agreement", up_to=2048), calibrate(RUNS / "agreement")
+    assert few.points["serving"] < all_.points["serving"]
+    assert few.up_to == 2048
+
+
+def test_what_it_found_is_json() -> None:
+    told = json.loads(json.dumps(calibrate(RUNS / "phases").to_json()))
+    assert set(told["factors"]["training"]["flops_per_s"]) == {"probed", "value", "low", "high", "determined"}
+    assert told["gpu"] is None
+    assert told["training"]["flops_per_s"] == told["factors"]["training"]["flops_per_s"]["value"]
+
+
+def test_the_measured_device_itself_can_be_planned_for() -> None:
+    found = calibrate(RUNS / "demo")
+    here = found.here()
+    assert (here.serving, here.watts) == (found.serving, None)
+    assert here.memory_bytes == 24 * 2**30
+
+
+def test_a_cpu_has_no_datasheet_to_move_by() -> None:
+    found = calibrate(RUNS / "demo")
+    with pytest.raises(UsageError, match="was measured on AMD EPYC, 2 threads, which has no datasheet"):
+        found.moved(gpu("h100"))
+
+
+def test_a_gpu_keeps_its_shares_on_another_one(altered: Altered) -> None:
+    found = calibrate(altered("phases", device="NVIDIA A100-SXM4-80GB", config={"dtype": "bfloat16"}))
+    shares = found.efficiencies()["training"]
+    assert set(shares) == RATES
+    a100, h100 = gpu("a100"), gpu("h100")
+    assert found.gpu is a100
+    assert shares["matmul"].value == pytest.approx(found.training.flops_per_s / a100.flops_per_s["bfloat16"])
+    assert shares["matmul"].low < shares["matmul"].value < shares["matmul"].high
+    moved = found.moved(h100)
+    assert (moved.name, moved.memory_bytes, moved.watts) == ("h100-sxm", h100.memory_bytes, h100.watts)
+    assert moved.training.flops_per_s == pytest.approx(shares["matmul"].value * h100.flops_per_s["bfloat16"])
+    assert moved.training.kv_bandwidth_bytes_per_s / found.training.kv_bandwidth_bytes_per_s == pytest.approx(
+        h100.bandwidth_bytes_per_s / a100.bandwidth_bytes_per_s
+    )
+    assert moved.training.seconds_per_kernel == found.training.seconds_per_kernel
+    assert moved.training.kernels_a_layer == found.training.kernels_a_layer
+
+
+def test_a_gpu_moved_to_itself_is_as_it_was_measured(altered: Altered) -> None:
+    found = calibrate(altered("phases", device="NVIDIA H200", config={"dtype": "bfloat16"}))
+    again = found.moved(gpu("h200"))
+    for name in ("bandwidth_bytes_per_s", "kv_bandwidth_bytes_per_s", "flops_per_s", "attention_flops_per_s"):
+        assert getattr(again.training, name) == pytest.approx(getattr(found.training, name))
+
+
+def test_a_gpu_without_the_runs_arithmetic_is_refused(altered: Altered) -> None:
+    found = calibrate(altered("phases", device="NVIDIA H100 80GB HBM3", config={"dtype": "bfloat16"}))
+    with pytest.raises(UsageError, match="has no bfloat16 arithmetic"):
+        found.moved(gpu("v100"))
+
+
+def test_a_simulated_run_is_no_measurement(altered: Altered) -> None:
+    with pytest.raises(UsageError, match="is a simulated run"):
+        calibrate(altered("phases", config={"engine": "simulated", "dtype": "float32"}))
+
+
+def test_a_run_without_finished_rows_is_refused(altered: Altered) -> None:
+    with pytest.raises(UsageError, match="has no finished rollout, log-probability or update rows to calibrate with"):
+        calibrate(altered("phases", keep="none"))
+    with pytest.raises(UsageError, match="rows of at most 512 thinking tokens"):
+        calibrate(RUNS / "demo", up_to=512)
+
+
+def test_a_model_that_cannot_be_priced_is_refused(altered: Altered) -> None:
+    path = altered("phases", model={"name": "m", "config": {"model_type": "mamba"}})
+    with pytest.raises(CheckpointError, match="unsupported architecture 'mamba'"):
+        calibrate(path)
+
+
+def test_no_run_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no run at"):
+        calibrate(tmp_path / "nothing")
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    heavy = {"torch", "pandas", "pyarrow", "scipy", "matplotlib"}
+    code = "import sys, scaling.predict.calibrate; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not heavy & set(loaded)
