@@ -12,8 +12,7 @@ from scaling.errors import UsageError
 from scaling.predict import memory
 from scaling.predict.job import HOURS_PER_MONTH
 from scaling.predict.phases import Costs, Phase
-from scaling.predict.rollouts import Ints, Schedule, mean_context, synchronous
-from scaling.predict.roofline import Roofline
+from scaling.predict.rollouts import Schedule, mean_context
 from scaling.predict.setup import Setup, Work
 from scaling.predict.shape import Shape
 from scaling.thinking.base import Environment
@@ -167,22 +166,27 @@ def plan(
     schedule = Schedule.of(environment, work.prompt_tokens, longest, cached)
     context = schedule.longest_context(longest)
     context_mean = mean_context(schedule, lengths)
-    sizes = memory.replica_sizes(shape, setup, context)
-    ranks = min(sizes, key=lambda size: _rollout_seconds(shape, setup, size, schedule, lengths, context))
-    setup = replace(setup, tensor_parallel=ranks)
+    admitted = context if setup.admission == "reserved" else context_mean
+
     costs = Costs(shape, setup, schedule, lengths)
+
+    def generated(ranks: int, gpus: int) -> tuple[Phase, float]:
+        return costs.rollout(ranks, gpus // ranks, _limit(shape, setup, ranks, admitted))
+
+    sizes = memory.replica_sizes(shape, setup, context)
+    ranks = sizes[0] if len(sizes) == 1 else min(sizes, key=lambda size: generated(size, setup.gpus)[0].total)
+    limit = _limit(shape, setup, ranks, admitted)
     colocated = setup.placement == "colocated"
 
     def divided(generating: int, training: int) -> Plan:
         split = memory.sequence_gpus(shape, setup, training, context)
         free = memory.serving(shape, setup, ranks)
-        limit = _limit(shape, setup, ranks, context if setup.admission == "reserved" else context_mean)
-        rollout, concurrency = costs.rollout(generating // ranks, limit)
+        rollout, concurrency = generated(ranks, generating)
         phases = {
             "rollout": rollout,
             "logprob": costs.logprob(training, split),
             "update": costs.update(training, split) * work.passes,
-            "sync": costs.sync(training),
+            "sync": costs.sync(ranks, training),
         }
         trained = phases["logprob"].total + phases["update"].total
         both = max(rollout.total, trained) if setup.placement == "asynchronous" else rollout.total + trained
@@ -190,7 +194,7 @@ def plan(
         backward = memory.training(shape, training, -(-context // split), setup.recompute)
         return Plan(
             shape=shape,
-            setup=setup,
+            setup=replace(setup, tensor_parallel=ranks),
             work=work,
             environment=environment,
             thinking_tokens=float(lengths.mean()),
@@ -230,13 +234,3 @@ def _limit(shape: Shape, setup: Setup, ranks: int, context: float) -> int:
     """Traces at once on a replica, each with so many tokens in its context."""
     fits = memory.serving(shape, setup, ranks).kv // memory.kv_bytes(shape, context, setup.precision, ranks)
     return max(min(setup.max_sequences, int(fits)), 1)
-
-
-def _rollout_seconds(
-    shape: Shape, setup: Setup, ranks: int, schedule: Schedule, lengths: Ints, context: float
-) -> float:
-    """Of a typical replica of so many GPUs: what the tensor parallel size is chosen by."""
-    typical = lengths[:: max(setup.gpus // ranks, 1)]
-    admitted = context if setup.admission == "reserved" else mean_context(schedule, lengths)
-    roofline = Roofline(shape, setup.device.serving, setup.precision, ranks)
-    return synchronous(roofline, schedule, typical, _limit(shape, setup, ranks, admitted)).total
