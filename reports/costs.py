@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from reports.curves import METHODS, Setting, Variant, grouped, paired_ratio, points
+from scaling.results import PROFILED_MEANWHILE
 
 if TYPE_CHECKING:
     from scaling.laws import Job
@@ -88,9 +89,12 @@ def agreement(setting: Setting) -> pd.DataFrame:
     """Rollouts measured by both methods, one row an environment and length.
 
     variant, tokens, full_seconds and profile_seconds (device-seconds per trace), difference (profile ÷ full − 1) with
-    its 95 % interval, full_n, profile_n, and full ÷ profile of processed tokens and elapsed seconds.
+    its 95 % interval, full_n, profile_n, apart_n (pairs whose profile was not measured between the steps of their
+    repeat's full rollouts, as where a run was resumed after them), and full ÷ profile of processed tokens and elapsed
+    seconds.
     """
     rows = setting.timed[setting.timed["phase"] == "rollout"]
+    together = _repeats(setting.rows[setting.rows["memory_reason"] == PROFILED_MEANWHILE])
     records = []
     for (variant, tokens), both in grouped(rows.sort_values("tokens"), ["variant", "tokens"]):
         full, profile = (both[both["method"] == method] for method in METHODS)
@@ -109,12 +113,17 @@ def agreement(setting: Setting) -> pd.DataFrame:
                 "difference_high": high - 1,
                 "full_n": len(full),
                 "profile_n": len(profile),
+                "apart_n": len((_repeats(full) & _repeats(profile)) - together),
                 "processed_ratio": full["processed_tokens"].mean() / profile["processed_tokens"].mean(),
                 "elapsed_ratio": full["elapsed_seconds"].mean() / profile["elapsed_seconds"].mean(),
             }
         )
     columns = [
         "variant", "tokens", "full_seconds", "profile_seconds", "difference", "difference_low", "difference_high",
-        "full_n", "profile_n", "processed_ratio", "elapsed_ratio",
+        "full_n", "profile_n", "apart_n", "processed_ratio", "elapsed_ratio",
     ]  # fmt: skip
     return pd.DataFrame(records, columns=columns)
+
+
+def _repeats(rows: pd.DataFrame) -> set[tuple[str, int]]:
+    return set(zip(rows["run"], rows["repeat"], strict=True))

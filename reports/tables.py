@@ -249,6 +249,11 @@ def agreements(setting: Setting) -> Table:
         "geometric mean over pairs of one run and repeat, with its 95 % interval. The last columns: how many times as "
         "many tokens the full method puts through the model, and how many times as long it takes."
     )
+    if apart := int(data["apart_n"].sum()):
+        caption += (
+            f" In {apart} pairs the profile was measured after the full rollouts of its repeat, not between their "
+            "steps: there the machine's drift counts as difference."
+        )
     return Table("agreement", "Full against profile", caption, _csv(data), shown)
 
 

@@ -9,7 +9,7 @@ from scaling.measure.cells import Cell
 from scaling.measure.full import Measurement
 from scaling.measure.telemetry import Telemetry
 from scaling.predict.shape import FlopsConvention, Shape
-from scaling.results import SCHEMA_VERSION, Row, Status
+from scaling.results import PROFILED_MEANWHILE, SCHEMA_VERSION, Row, Status
 
 FLOPS_CONVENTION: FlopsConvention = "causal"
 
@@ -48,7 +48,7 @@ def build_row(
         valid, invalid = found.occupancy.verdict()
     # what the process used as a whole is the cell's only if it did nothing else meanwhile
     whole = found is not None and cell.method == "full" and not found.disturbed
-    why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else "profiled meanwhile"
+    why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else PROFILED_MEANWHILE
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)

@@ -1,10 +1,11 @@
 """What a measurement leaves behind: rows, the store that keeps them safe, and ways to read them back."""
 
-from scaling.results.row import SCHEMA_VERSION, Method, Phase, Row, Status, timed
+from scaling.results.row import PROFILED_MEANWHILE, SCHEMA_VERSION, Method, Phase, Row, Status, timed
 from scaling.results.runs import Run, join, load, newest_run, open_runs
 from scaling.results.store import Store
 
 __all__ = [
+    "PROFILED_MEANWHILE",
     "SCHEMA_VERSION",
     "Method",
     "Phase",

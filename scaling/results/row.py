@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1.0"
 """Of rows and of every JSON we write: a new minor adds nullable columns or keys; a newer major is refused."""
 
+PROFILED_MEANWHILE = "profiled meanwhile"
+"""The `memory_reason` of a full measurement between whose steps a profile was measured."""
+
 Status = Literal["ok", "oom", "timeout", "error"]
 Method = Literal["full", "profile"]
 Phase = Literal["rollout", "logprob", "update", "sync"]

@@ -10,6 +10,7 @@ import pytest
 from reports.costs import Cost, add, agreement, months_frame
 from reports.curves import settings
 from scaling.laws import Job, fit_frame
+from scaling.results import PROFILED_MEANWHILE
 
 from .conftest import LADDER
 
@@ -62,3 +63,11 @@ def test_full_and_profile_are_compared_where_both_ran(setting):
     assert row["difference_low"] < row["difference"] < row["difference_high"]
     assert row["processed_ratio"] == pytest.approx(2 * (64 + 8191) / 2000)
     assert row["elapsed_ratio"] == pytest.approx(2 * row["full_seconds"] / 3)
+
+
+def test_pairs_whose_profile_came_after_the_full_rollouts_are_counted(rows):
+    frame = rows(methods=("full", "profile"), lengths=(1024, 2048, 4096))
+    assert set(agreement(settings(frame, [])[0])["apart_n"]) == {3}
+    one = (frame["method"] == "full") & (frame["repeat"] == 1) & (frame["mean_thinking_tokens"] == 4096)
+    frame.loc[one, ["memory_valid", "memory_reason"]] = [False, PROFILED_MEANWHILE]
+    assert set(agreement(settings(frame, [])[0])["apart_n"]) == {2}

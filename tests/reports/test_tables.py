@@ -10,6 +10,7 @@ import pytest
 from reports import tables
 from reports.curves import settings
 from scaling.laws import Job, fit_frame
+from scaling.results import PROFILED_MEANWHILE
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,10 @@ def test_laws_carry_their_parameters_and_intervals(setting):
     assert (row["law"], row["b"], row["curvature_share"]) == (fit.law, fit.parameters["b"], fit.curvature_share)
     assert row["b_low"] < row["b"] < row["b_high"]
     assert tables.number(fit.exponent) in table.shown["exponent (95 %)"].iloc[0]
+
+
+def test_the_agreement_says_where_a_profile_came_after_the_full_rollouts(rows):
+    frame = rows(methods=("full", "profile"))
+    assert "In 36 pairs the profile was measured after" in tables.agreements(settings(frame, [])[0]).caption
+    frame.loc[frame["method"] == "full", ["memory_valid", "memory_reason"]] = [False, PROFILED_MEANWHILE]
+    assert "was measured after" not in tables.agreements(settings(frame, [])[0]).caption
