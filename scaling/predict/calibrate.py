@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,18 @@ from scaling.results import Store, timed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+TITLES = {
+    "bandwidth_bytes_per_s": ("weights", 1e-9, "GB/s"),
+    "kv_bandwidth_bytes_per_s": ("keys and values", 1e-9, "GB/s"),
+    "flops_per_s": ("products", 1e-12, "TFLOP/s"),
+    "attention_flops_per_s": ("attention of many queries", 1e-12, "TFLOP/s"),
+    "seconds_per_kernel": ("dispatch of a kernel", 1e6, "µs"),
+    "seconds_per_step": ("a decode step", 1e6, "µs"),
+    "seconds_per_row": ("a row of a step", 1e6, "µs"),
+}
+"""What a parameter of a machine is called, and the unit that it is shown in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +75,28 @@ class Calibration:
             for phase, factors in self.factors.items()
         }
 
-    def moved(self, to: Gpu, gpus: int = 1) -> Device:
+    def moved(self, to: Gpu, gpus: int = 1, dtype: str | None = None) -> Device:
         """Another GPU, one of `gpus`, with the shares of its datasheet that were measured here; times a kernel, step
-        and row are kept. Raises `UsageError` where this device has no datasheet, or that GPU no such arithmetic."""
-        serving, training = (
-            self._efficiency(machine).machine(to, self.dtype, gpus) for machine in (self.serving, self.training)
-        )
+        and row are kept. It generates in `dtype`, and trains in that of the run, which is also the default.
+
+        Raises `UsageError` where this device has no datasheet, or that GPU no such arithmetic.
+        """
+        serving = self._efficiency(self.serving).machine(to, dtype or self.dtype, gpus)
+        training = self._efficiency(self.training).machine(to, self.dtype, gpus)
         return Device(to.name, to.memory_bytes, to.watts, serving, training)
+
+    def lines(self) -> list[str]:
+        """What was found, to be read: a line for each phase, and one for each of its parameters."""
+        said = [f"calibrated with {self.run}: {self.model} on {self.device} in {self.dtype}, {_count(self.repeats)}"]
+        for phase, machine in (("serving", self.serving), ("training", self.training)):
+            if phase not in self.factors:
+                said.append(f"{phase}: no rows, so as it was probed ({machine.flops_per_s / 1e12:.3g} TFLOP/s)")
+                continue
+            error = f"{self.residual[phase]:.1%} median error over {self.points[phase]} measured points"
+            said.append(f"{phase}: {error}")
+            peaks = self._peaks() if self.gpu else {}
+            said += [f"  {_told(name, fitted, peaks.get(name))}" for name, fitted in self.factors[phase].items()]
+        return said
 
     def _efficiency(self, machine: Machine) -> Efficiency:
         peaks = self._peaks()
@@ -177,11 +205,36 @@ def held_out(run: Path | str, up_to: int | None = None) -> list[HeldOut]:
                 method=row["method"],
                 thinking_tokens=row["mean_thinking_tokens"],
                 measured=float(cell["device_seconds_per_trace"].mean()),
-                probed=float(predicted(probed.roofline, cell[:1])[0]),
-                calibrated=float(predicted(replace(probed, machine=machine).roofline, cell[:1])[0]),
+                probed=float(predicted(probed.roofline, [row])[0]),
+                calibrated=float(predicted(replace(probed, machine=machine).roofline, [row])[0]),
             )
         )
     return sorted(found, key=lambda h: (h.phase, h.environment, h.method, h.thinking_tokens))
+
+
+def summary(found: Sequence[HeldOut]) -> str:
+    """One line on lengths that were held out; empty without any."""
+    if not found:
+        return ""
+    errors = [abs(h.error) for h in found]
+    least = min(h.thinking_tokens for h in found)
+    return (
+        f"fitted to the shorter lengths alone, it predicts the {len(found)} measurements of {least:,} and more "
+        f"thinking tokens within {statistics.median(errors):.1%} (median; worst {max(errors):.1%})"
+    )
+
+
+def _count(repeats: int) -> str:
+    return f"{repeats} repeats" if repeats > 1 else "1 repeat, which shows no drift"
+
+
+def _told(name: str, fitted: Fitted, peak: float | None) -> str:
+    """A parameter with its interval, beside the probe, and as a share of its datasheet where there is one."""
+    title, scale, unit = TITLES[name]
+    value, low, high, probed = (scale * each for each in (fitted.value, fitted.low, fitted.high, fitted.probed))
+    share = f", {fitted.value / peak:.0%} of the datasheet" if peak else ""
+    doubt = "" if fitted.determined else "; known only together with others"
+    return f"{title}: {value:.3g} {unit} (95 % interval {low:.3g} to {high:.3g}; probed {probed:.3g}{doubt}){share}"
 
 
 def _start(machine: Machine, on_gpu: bool) -> Machine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +116,10 @@ class Probed:
             raise UsageError(
                 "the run's manifest has no probed machine or no model config; measure one with `scaling run`"
             )
+        known = {f.name: machine[f.name] for f in fields(Machine) if f.name in machine}
         return cls(
             Shape.from_config(config),
-            Machine(**machine),
+            Machine(**known),
             Precision.of(manifest.get("config", {}).get("dtype", "float32")),
         )
 
@@ -127,9 +128,9 @@ class Probed:
         return Roofline(self.shape, self.machine, self.precision)
 
 
-def predicted(roofline: Roofline, rows: pd.DataFrame) -> Array:
+def predicted(roofline: Roofline, rows: Iterable[Mapping[str, Any]]) -> Array:
     """Device-seconds per trace that the roofline gives for rollout, log-probability and update rows; NaN for others."""
-    every = records(rows)
+    every = list(rows)
     priced = [index for index, row in enumerate(every) if row["phase"] != "sync"]
     found = np.full(len(every), np.nan)
     distinct: dict[Passes, int] = {}
@@ -144,6 +145,17 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dicts by column; whatever is missing is None."""
     known = rows.astype(object).where(rows.notna(), None)
     return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+
+
+def at_length(row: Mapping[str, Any], thinking_tokens: int) -> dict[str, Any]:
+    """The row of the same environment that it would take to think so long."""
+    if row["environment"] == "longcot":
+        changed: dict[str, Any] = {"thinking_budget": thinking_tokens}
+    else:
+        context, state, head = (int(row[n]) for n in ("context_size", "state_size", "head"))
+        longer = Delethink.for_length(thinking_tokens, context, state, head, row["carryover"])
+        changed = {"thinking_budget": longer.budget, "iterations": longer.iterations}
+    return {**row, **changed, "mean_thinking_tokens": thinking_tokens}
 
 
 def _environment(row: Mapping[str, Any]) -> Environment:

@@ -1,6 +1,7 @@
 """Calibration on committed runs: fitted to their shorter lengths, it is right about the longer ones."""
 
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from scaling.errors import CheckpointError, StoreError, UsageError
-from scaling.predict.calibrate import calibrate, held_out
+from scaling.predict.calibrate import calibrate, held_out, summary
 from scaling.predict.hardware import gpu
 
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
@@ -97,6 +98,23 @@ def test_what_it_found_is_json() -> None:
     assert told["training"]["flops_per_s"] == told["factors"]["training"]["flops_per_s"]["value"]
 
 
+def test_it_is_told_with_intervals_beside_the_probe_and_with_its_doubts() -> None:
+    first, serving, *rest, training = calibrate(RUNS / "demo").lines()
+    assert first.endswith("tiny on AMD EPYC, 2 threads in float32, 3 repeats")
+    assert re.fullmatch(r"serving: 2\.\d% median error over 49 measured points", serving)
+    kv = r"  keys and values: 29\.\d GB/s \(95 % interval 28\.\d to 30\.\d; probed 30\.4\)"
+    assert [line for line in rest if re.fullmatch(kv, line)]
+    assert all("known only together with others" in line for line in rest if "weights" in line or "dispatch" in line)
+    assert training.startswith("training: no rows, so as it was probed")
+    held = summary(held_out(RUNS / "demo"))
+    assert re.match(r"fitted to the shorter lengths alone, it predicts the 14 measurements of 12,288 and more", held)
+
+
+def test_one_length_leaves_none_to_hold_out(altered: Altered) -> None:
+    one = altered("phases", keep="e7db188bd3654943-*")
+    assert summary(held_out(one)) == ""
+
+
 def test_the_measured_device_itself_can_be_planned_for() -> None:
     found = calibrate(RUNS / "demo")
     here = found.here()
@@ -126,6 +144,10 @@ def test_a_gpu_keeps_its_shares_on_another_one(altered: Altered) -> None:
     )
     assert moved.training.seconds_per_kernel == found.training.seconds_per_kernel
     assert moved.training.kernels_a_layer == found.training.kernels_a_layer
+    assert found.moved(h100, dtype="float8").serving.flops_per_s == pytest.approx(
+        2 * moved.serving.flops_per_s, rel=1e-3
+    )
+    assert any(re.search(r"products: .*\), \d+% of the datasheet", line) for line in found.lines())
 
 
 def test_a_gpu_moved_to_itself_is_as_it_was_measured(altered: Altered) -> None:
