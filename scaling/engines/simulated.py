@@ -14,15 +14,13 @@ import numpy as np
 from scaling.engines.base import Completion, FinishReason, Limits, Request, Stats
 from scaling.engines.prefixes import Prefixes
 from scaling.errors import MemoryLimitError, UsageError, unknown
+from scaling.predict.crowd import WATERMARK
 from scaling.predict.roofline import Roofline
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Admission = Literal["paged", "reserved"]
-
-WATERMARK = 0.01
-"""Share of KV memory that a paged admission leaves free, so that what runs is not preempted at once; as vLLM's."""
 
 _BLOCK = 4096  # decode steps priced in one call, at most
 

@@ -1,26 +1,35 @@
 """The rollouts of one training step in closed form: traces on a replica from the first token to the last trace's end.
 
 The simulated engine (`scaling/engines/simulated.py`) steps the same traces one token at a time; the two share only the
-seconds of one pass.
+seconds of one pass, and the tests hold them together. `synchronous` agrees within 0.1 % where both know the same of
+lengths and memory. Apart they are where they do not:
+
+- An engine that reserves `max_tokens` knows what a trace was asked for. Told the true lengths, it ran 128 traces of
+  log-normal lengths (mean 8000, longest 24000) in 512K tokens of memory in 0.6 to 0.7 of the time that reserving the
+  longest for all of them takes.
+- A prefix cache keeps whole pages: up to 15 tokens a prompt less than `Schedule.of` assumes, 0.05 % of the seconds.
+- Equal traces fill a full memory in step, and then it matters which of those that end at once begins first: another
+  order moved 128 Delethink traces of 8 chunks in 200K tokens by 6 to 9 %.
+- Where memory has room, what follows a chunk of a single token begins at once here, and a step later in an engine.
+- `steady` has no beginning and no end, and where memory is full no preemptions; see there.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.predict.crowd import WATERMARK, Crowd
 from scaling.predict.roofline import Array, Roofline, Seconds
 from scaling.thinking.base import Environment
 
 Ints = NDArray[np.int64]
 
-WATERMARK = 0.01
-"""Share of KV memory that an engine leaves free where it begins a chunk, so that none is preempted at once: vLLM's."""
+_PIECE = 64  # steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +103,8 @@ def synchronous(
 
     A trace that ends hands its place to the next in order. Between two events (a chunk begins, ends, or is preempted)
     the number of rows is constant and the keys grow by one a row and step, so the seconds of the steps between are an
-    arithmetic series, summed exactly but where a layer's window fills up or a kernel's bound changes on the way.
-    Prefills stop the decoding of all rows.
+    arithmetic series, summed exactly but in the few of them, out of `_PIECE`, in which a layer's window fills up or
+    a kernel's bound changes. Prefills stop the decoding of all rows.
 
     `kv_tokens`: what memory holds of all contexts, paged. Where it runs out, the youngest chunk is preempted, and
     encoded again once there is room; traces that grow together so become fewer as they grow.
@@ -106,9 +115,11 @@ def synchronous(
     spans = _undisturbed(schedule, trace, chunk, decode, len(lengths), concurrency)
     again: Array = np.empty(0)
     if float(np.max(spans[2] + spans[0] * spans[1], initial=0)) + concurrency + 1 > (1 - WATERMARK) * kv_tokens:
-        spans, again = _crowded(schedule, trace, chunk, decode, concurrency, int(kv_tokens))
-    span, rows, before = spans
-    keys = before + rows * (span + 1) / 2  # in the middle of the span
+        first = np.append(True, trace[1:] != trace[:-1])
+        crowd = Crowd(schedule.prompt[chunk].tolist(), decode.tolist(), first.tolist(), concurrency, int(kv_tokens))
+        spans, again = crowd.run()
+    span, rows, before = _pieces(*spans)
+    keys = before + rows * (span + 1) / 2  # in the middle
     decoding = roofline.decode(rows, keys) * span
     new, counts = _counted(schedule, chunk)
     encoding = (roofline.prefill(new[:, 0], new[:, 1]) * counts).sum() + roofline.prefill(again).sum()
@@ -124,7 +135,12 @@ def synchronous(
 
 
 def steady(roofline: Roofline, schedule: Schedule, lengths: Ints, concurrency: int) -> Rollouts:
-    """The same traces where a next one always waits: `concurrency` rows at any time, at their mean context."""
+    """The same traces where a next one always waits: `concurrency` rows at any time, at their mean context.
+
+    In the middle of 1024 simulated traces of log-normal lengths the rate was within 1 % of this where memory has room;
+    where it was full, 1 to 5 % less than `concurrency` that fits at the mean context gives: traces that are preempted
+    are encoded again, which this leaves out.
+    """
     _, chunk, decode = schedule.chunks(lengths)
     steps = float(np.sum(decode - 1)) / concurrency
     keys = concurrency * mean_context(schedule, lengths)
@@ -138,6 +154,14 @@ def _counted(schedule: Schedule, chunk: Ints) -> tuple[Array, Array]:
     """[(new, past)] of the chunks' prefills, and how many there are of each."""
     counts = np.bincount(chunk, minlength=len(schedule.prompt)).astype(np.float64)
     return np.column_stack([schedule.new, schedule.prompt - schedule.new]).astype(np.float64), counts
+
+
+def _pieces(span: Array, rows: Array, before: Array) -> tuple[Array, Array, Array]:
+    """The same steps in spans of at most `_PIECE`."""
+    counts = np.ceil(span / _PIECE).astype(np.int64)
+    of = np.repeat(np.arange(len(span)), counts)
+    steps = (span / np.maximum(counts, 1))[of]
+    return steps, rows[of], before[of] + rows[of] * steps * (np.arange(len(of)) - (np.cumsum(counts) - counts)[of])
 
 
 def _undisturbed(
@@ -158,60 +182,6 @@ def _undisturbed(
     keys = np.cumsum(keys_change[order])[:-1] + np.concatenate([[0.0], np.cumsum(rows * span)[:-1]])
     busy = (span > 0) & (rows > 0)
     return span[busy], rows[busy], keys[busy]
-
-
-def _crowded(
-    schedule: Schedule, trace: Ints, chunk: Ints, decode: Ints, places: int, kv_tokens: int
-) -> tuple[tuple[Array, Array, Array], Array]:
-    """The same spans where memory is full at times, and the tokens that each preempted chunk encodes again."""
-    last = np.append(trace[1:] != trace[:-1], True).tolist()
-    prompt, response = schedule.prompt[chunk].tolist(), decode.tolist()
-    unbegun = deque(np.flatnonzero(np.append(True, trace[1:] != trace[:-1])).tolist())  # first chunks
-    begun = [unbegun.popleft() for _ in range(min(places, len(unbegun)))]  # in the order in which they queued
-    queue = deque((at, 0) for at in range(len(begun)))  # places in `begun`, and the tokens that the chunk has
-    running: dict[int, int] = {}  # by place in `begun`: the step that ends it; the oldest first
-    endings: list[tuple[int, int]] = []  # a heap of (step, place), some of chunks that were preempted
-    spans: list[tuple[int, int, int]] = []
-    again: list[int] = []
-    margin = int(WATERMARK * kv_tokens) + 1
-    now = held = 0
-    while queue or running:
-        while queue:
-            place, tokens = queue[0]
-            index = begun[place]
-            context = prompt[index] + tokens
-            if running and held + context + len(running) + margin > kv_tokens:
-                break
-            queue.popleft()
-            held += context
-            running[place] = now + response[index] - tokens - 1
-            heapq.heappush(endings, (running[place], place))
-            if tokens:
-                again.append(context)
-        rows, room = len(running), kv_tokens - held
-        steps = min(endings[0][0] - now, max(room // rows, int(rows == 1)))
-        if steps:
-            spans.append((steps, rows, held))
-            now += steps
-            held += steps * rows
-        while endings and endings[0][0] == now:
-            ends, place = heapq.heappop(endings)
-            if running.get(place) != ends:
-                continue
-            del running[place]
-            index = begun[place]
-            held -= prompt[index] + response[index] - 1
-            if not last[index] or unbegun:
-                queue.append((len(begun), 0))
-                begun.append(index + 1 if not last[index] else unbegun.popleft())
-        while len(running) > 1 and held + len(running) > kv_tokens:
-            place, ends = running.popitem()
-            index = begun[place]
-            tokens = response[index] - 1 - (ends - now)
-            held -= prompt[index] + tokens
-            queue.appendleft((place, tokens + 1))
-    found = np.array(spans, dtype=np.float64).reshape(-1, 3).T
-    return (found[0], found[1], found[2]), np.array(again, dtype=np.float64)
 
 
 def _starts(steps: Array, places: int) -> Array:

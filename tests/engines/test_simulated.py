@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from scaling.engines.base import Completion, Limits, Request
 from scaling.engines.prefixes import PAGE_TOKENS
-from scaling.engines.simulated import WATERMARK, SimulatedEngine
+from scaling.engines.simulated import SimulatedEngine
 from scaling.errors import MemoryLimitError, UsageError
+from scaling.predict.crowd import WATERMARK
 from scaling.predict.efficiency import SERVING
 from scaling.predict.hardware import gpu
 from scaling.predict.roofline import Roofline
