@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scaling.cli.console import FINISHED_WITH_FAILURES, print_json_list, say, warn
-from scaling.cli.plan_tables import show_crossovers, show_grid, show_plans
+from scaling.cli.console import say
+from scaling.cli.plan_answers import Question, answer_crossover, answer_optimise, answer_table
 from scaling.errors import UsageError
-from scaling.lengths import format_tokens, parse_lengths, parse_tokens
-from scaling.thinking import MODES, Environment, for_budget
+from scaling.lengths import parse_lengths, parse_tokens
+from scaling.thinking import MODES
 
 if TYPE_CHECKING:
-    from scaling.predict.plan import Plan
-    from scaling.predict.search import Choice
-    from scaling.predict.setup import Device, Setup, Work
+    from scaling.predict.calibrate import Calibration
+    from scaling.predict.setup import Device
     from scaling.predict.shape import Shape
 
 EXAMPLES = (
@@ -28,77 +25,23 @@ EXAMPLES = (
     "scaling plan --model r1-distill-qwen-1.5b --gpu h100 --crossover",
     "scaling plan --model r1-distill-qwen-7b --gpu h100 --lengths 96k --optimise --max-context 16k",
 )
-METRICS = (
-    "rollout_gpu_hours",
-    "logprob_gpu_hours",
-    "update_gpu_hours",
-    "sync_gpu_hours",
-    "total_gpu_hours",
-    "gpu_months",
-    "step_seconds",
-    "tokens_per_second_per_gpu",
-    "concurrency",
-    "bound",
-)
-"""What a row without a plan has as null."""
-
-CONTEXT_SIZES = tuple(1024 * n for n in (1, 2, 4, 8, 16, 32))
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: a model, where it runs, the job, and the environments."""
-
-    name: str
-    shape: Shape
-    setup: Setup
-    work: Work
-    modes: tuple[str, ...]
-    context_size: int
-    state_size: int
-    head: int
-    carryover: Any
-
-    def environment(self, mode: str, context_size: int, state_size: int) -> Callable[[int], Environment]:
-        return lambda budget: for_budget(
-            mode, budget, context_size=context_size, state_size=state_size, head=self.head, carryover=self.carryover
-        )
-
-    def plan(self, mode: str, tokens: float) -> Plan:
-        return self.chunked_plan(mode, tokens, self.context_size, self.state_size)
-
-    def chunked_plan(self, mode: str, tokens: float, context_size: int, state_size: int) -> Plan:
-        from scaling.predict.plan import plan
-
-        return plan(self.shape, self.setup, self.work, self.environment(mode, context_size, state_size), tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A row that has no plan, and why."""
-
-    mode: str
-    tokens: int
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "environment": self.mode,
-            "thinking_tokens": self.tokens,
-            "status": "error",
-            "reason": self.reason,
-            **dict.fromkeys(METRICS),
-        }
 
 
 def plan(
     model: Annotated[
-        str, typer.Option(help="Built-in architecture, a config.json or its directory, or a Hub repository owner/name.")
-    ] = "r1-distill-qwen-1.5b",
-    gpu: Annotated[
-        str | None, typer.Option(help="h100, h200, a100, b200, mi300x, … Default: the one in this machine.")
+        str | None,
+        typer.Option(
+            help="Built-in architecture, a config.json or its directory, or a Hub repository owner/name. "
+            "Default: r1-distill-qwen-1.5b, or the calibrating run's."
+        ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="How many of them.")] = 8,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="h100, h200, a100, b200, mi300x, … Default: the one in this machine, or the calibrating run's."
+        ),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="How many of them. Default 8; 1 of the calibrating run's.")] = None,
     mode: Annotated[
         list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
     ] = None,
@@ -145,8 +88,10 @@ def plan(
     weight_dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float8, int8, int4, mxfp4. Default: as published.")
     ] = None,
-    activation_dtype: Annotated[str, typer.Option(help="What generation computes in.")] = "bfloat16",
-    kv_dtype: Annotated[str, typer.Option(help="What keys and values are kept in.")] = "bfloat16",
+    activation_dtype: Annotated[
+        str | None, typer.Option(help="What generation computes in. Default: bfloat16, or the calibrating run's.")
+    ] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="What keys and values are kept in. Default: the same.")] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute/--no-recompute", help="Compute activations again in the backward pass.")
     ] = True,
@@ -181,9 +126,16 @@ def plan(
 
     tokens = parse_lengths(lengths)
     _check_questions(crossover, optimise, max_context or min_state or picture, picture)
-    name, shape, published = _model(model)
-    precision = Precision(weight_dtype or published, activation_dtype, kv_dtype)
-    device, remarks = _device(gpu, calibrate, activation_dtype, gpus)
+    calibration = _calibration(calibrate)
+    on_its_own = calibration is not None and gpu is None
+    gpus = (1 if on_its_own else 8) if gpus is None else gpus
+    name, shape, published = _model(model or (calibration.model if calibration else "r1-distill-qwen-1.5b"))
+    half = calibration.dtype if calibration and on_its_own else "bfloat16"
+    computed = activation_dtype or half
+    stored = weight_dtype or (half if on_its_own else published)
+    # what is computed in less than 16 bits still keeps its keys and values in 16, unless asked otherwise
+    precision = Precision(stored, computed, kv_dtype or (computed if computed == "float32" else "bfloat16"))
+    device = _device(gpu, calibration, computed, gpus)
     setup = Setup(
         device=device,
         gpus=gpus,
@@ -215,16 +167,15 @@ def plan(
         state_size=parse_tokens(state_size) if state_size else size // 2,
         head=head,
         carryover=carryover,
+        calibrated_with=calibration.run if calibration else None,
     )
     for each in question.modes:
         question.environment(each, size, question.state_size)(tokens[0])  # what makes no sense is refused at once
-    for remark in remarks:
-        say(remark)
     if crossover:
-        return _crossover(question, json)
+        return answer_crossover(question, json)
     if optimise:
-        return _optimise(question, tokens[-1], max_context, min_state, picture, json)
-    return _table(question, tokens, json)
+        return answer_optimise(question, tokens[-1], max_context, min_state, picture, json)
+    return answer_table(question, tokens, json)
 
 
 def _check_questions(crossover: bool, optimise: bool, constraints: object, picture: Path | None) -> None:
@@ -239,20 +190,34 @@ def _check_questions(crossover: bool, optimise: bool, constraints: object, pictu
 def _model(model: str) -> tuple[str, Shape, str]:
     """Its name, its shape, and the type that its weights are published in."""
     from scaling.models import config_of
-    from scaling.predict.shape import Shape
+    from scaling.predict.shape import Shape, catalogue
 
     name, config = config_of(model)
     method = str((config.get("quantization_config") or {}).get("quant_method"))
-    return name, Shape.from_config(config), {"mxfp4": "mxfp4", "fp8": "float8"}.get(method, "bfloat16")
+    published = catalogue().get(name, {}).get("weights") or {"mxfp4": "mxfp4", "fp8": "float8"}.get(method, "bfloat16")
+    return name, Shape.from_config(config), published
 
 
-def _device(gpu: str | None, calibrate: Path | None, activations: str, gpus: int) -> tuple[Device, list[str]]:
-    """The device to plan for, and what there is to say about it."""
+def _calibration(run: Path | None) -> Calibration | None:
+    """What a measured run says of its device; said aloud."""
+    if run is None:
+        return None
+    from scaling.predict.calibrate import calibrate
+
+    found = calibrate(run)
+    for line in found.lines():
+        say(line)
+    return found
+
+
+def _device(gpu: str | None, calibration: Calibration | None, activations: str, gpus: int) -> Device:
+    """The device to plan for."""
     from scaling.predict import hardware
     from scaling.predict.efficiency import device
 
-    sheet = hardware.gpu(gpu) if gpu else hardware.here()
-    return device(sheet, activations, gpus), []
+    if calibration is not None:
+        return calibration.moved(hardware.gpu(gpu), gpus, activations) if gpu else calibration.here()
+    return device(hardware.gpu(gpu) if gpu else hardware.here(), activations, gpus)
 
 
 def _tensor_parallel(gpus: int, tensor_parallel: int | None, data_parallel: int | None) -> int | None:
@@ -265,115 +230,3 @@ def _tensor_parallel(gpus: int, tensor_parallel: int | None, data_parallel: int 
             f"{data_parallel} replicas of {tensor_parallel} GPUs are not {gpus} GPUs; leave one of them out"
         )
     return gpus // data_parallel
-
-
-def _table(question: Question, lengths: Sequence[int], json: bool) -> int:
-    """Every length in every environment. What does not fit is a row that says so, unless nothing fits."""
-    rows: list[Plan | Refused] = []
-    for tokens in lengths:
-        for mode in question.modes:
-            try:
-                rows.append(question.plan(mode, tokens))
-            except UsageError as error:
-                rows.append(Refused(mode, tokens, str(error)))
-    plans = [row for row in rows if not isinstance(row, Refused)]
-    refused = [row for row in rows if isinstance(row, Refused)]
-    if not plans:
-        raise UsageError(refused[0].reason)
-    for remark in beyond_positions(plans):
-        warn(remark)
-    if json:
-        print_json_list(row.to_json() for row in rows)
-    else:
-        show_plans(question.name, plans)
-    for each in refused:
-        warn(f"{each.mode} at {format_tokens(each.tokens)}: {each.reason}")
-    return FINISHED_WITH_FAILURES if refused else 0
-
-
-def beyond_positions(plans: Sequence[Plan]) -> list[str]:
-    """A remark for every environment whose contexts outgrow the positions that the model was trained for."""
-    found: dict[str, Plan] = {}
-    for plan in plans:
-        if plan.longest_context > plan.shape.max_positions:
-            found.setdefault(plan.environment.name, plan)
-    return [
-        f"{name} reaches contexts of {plan.longest_context:,} tokens at a mean of {plan.thinking_tokens:,.0f}, beyond "
-        f"the {plan.shape.max_positions:,} positions that the model was trained for"
-        for name, plan in found.items()
-    ]
-
-
-def _crossover(question: Question, json: bool) -> int:
-    if set(question.modes) != {"longcot", "delethink"}:
-        raise UsageError("a crossover needs both environments; give --mode longcot --mode delethink, or neither")
-    from typing import get_args
-
-    from scaling.predict.search import LONGEST, crossover, flops_crossover
-    from scaling.predict.shape import FlopsConvention
-
-    longcot, delethink = (
-        question.environment(mode, question.context_size, question.state_size) for mode in ("longcot", "delethink")
-    )
-    found: list[dict[str, Any]] = []
-    for convention in get_args(FlopsConvention):
-        tokens = flops_crossover(question.shape, convention, longcot, delethink, question.work.prompt_tokens)
-        found.append({"measure": "flops", "convention": convention, "thinking_tokens": tokens, "searched_to": LONGEST})
-    ladder = parse_lengths("1k..1m")
-    plans: dict[tuple[str, int], Plan] = {}
-
-    def planned(mode: str, tokens: int) -> Plan:
-        if (mode, tokens) not in plans:
-            plans[mode, tokens] = question.plan(mode, tokens)
-        return plans[mode, tokens]
-
-    costs: dict[str, Callable[[Plan], float]] = {
-        "rollout_seconds": lambda plan: plan.phases["rollout"].total,
-        "total_gpu_hours": lambda plan: plan.total_gpu_hours,
-    }
-    for measure, cost in costs.items():
-        tokens, last = crossover(
-            lambda n, cost=cost: cost(planned("longcot", n)),  # type: ignore[misc]
-            lambda n, cost=cost: cost(planned("delethink", n)),  # type: ignore[misc]
-            ladder,
-        )
-        found.append({"measure": measure, "convention": None, "thinking_tokens": tokens, "searched_to": last})
-    if json:
-        print_json_list(found)
-    else:
-        show_crossovers(question.name, found, planned("delethink", ladder[0]))
-    return 0
-
-
-def _optimise(
-    question: Question, tokens: int, max_context: str | None, min_state: str | None, picture: Path | None, json: bool
-) -> int:
-    from scaling.predict.search import best, grid
-
-    choices = grid(
-        lambda context_size, state_size: question.chunked_plan("delethink", tokens, context_size, state_size),
-        CONTEXT_SIZES,
-        largest_context=parse_tokens(max_context) if max_context else None,
-        least_state=parse_tokens(min_state) if min_state else None,
-    )
-    winner = best(choices)
-    if json:
-        print_json_list({**choice.to_json(), "best": choice.plan is winner} for choice in choices)
-    else:
-        show_grid(question.name, tokens, choices, winner)
-    if picture is not None:
-        _draw(choices, f"{question.name}, {format_tokens(tokens)} tokens: total GPU-hours", picture)
-    return 0
-
-
-def _draw(choices: Sequence[Choice], title: str, picture: Path) -> None:
-    from reports.grid import grid_drawing
-    from scaling.files import appearing
-
-    drawing = grid_drawing(choices, title)
-    try:
-        with appearing(picture, replace=True) as file:
-            file.write_bytes(drawing.png if picture.suffix == ".png" else drawing.svg.encode())
-    except OSError as error:
-        raise UsageError(f"cannot write {picture}: {error.strerror or error}") from None
-    say(f"drawn into {picture}")

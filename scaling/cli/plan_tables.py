@@ -23,7 +23,7 @@ CONVENTIONS = {
 _PLAIN_WIDTH = 240  # where stdout is no terminal: nothing wraps
 
 
-def show_plans(model: str, plans: Sequence[Plan]) -> None:
+def show_plans(model: str, plans: Sequence[Plan], calibrated_with: str | None) -> None:
     """The table of a job by environment and length, and what it assumes."""
     console = _console()
     first = plans[0]
@@ -34,8 +34,7 @@ def show_plans(model: str, plans: Sequence[Plan]) -> None:
     headings += [] if first.cost is None else ["cost"]
     table = _table(("environment", "mean", "budget", "chunks"), headings)
     for plan in plans:
-        hours = [f"{plan.gpu_hours(phase):,.0f}" for phase in ("rollout", "logprob", "update")]
-        sync = plan.gpu_hours("sync")
+        hours = [_hours(plan.gpu_hours(phase)) for phase in ("rollout", "logprob", "update", "sync")]
         bounds = f"{plan.phases['rollout'].bound} / {plan.phases['update'].bound}"
         energy = "–" if plan.energy_kwh is None else f"≤ {_short(plan.energy_kwh * 1000)}Wh"
         table.add_row(
@@ -44,10 +43,9 @@ def show_plans(model: str, plans: Sequence[Plan]) -> None:
             _tokens(plan.budget),
             f"{plan.chunks:.1f}",
             *hours,
-            f"{sync:,.0f}" if sync >= 1 else f"{sync:.1g}",
-            f"{plan.total_gpu_hours:,.0f}",
-            f"{plan.gpu_months:.1f}" if plan.gpu_months >= 1 else f"{plan.gpu_months:.2g}",
-            f"{plan.step_seconds:,.0f}" if plan.step_seconds >= 10 else f"{plan.step_seconds:.2g}",
+            _hours(plan.total_gpu_hours),
+            _hours(plan.gpu_months),
+            _hours(plan.step_seconds),
             f"{plan.tokens_per_second_per_gpu:,.0f}",
             f"{plan.tensor_parallel} × {plan.data_parallel}"
             + (f" + {plan.training_gpus}" if plan.setup.placement != "colocated" else ""),
@@ -59,10 +57,10 @@ def show_plans(model: str, plans: Sequence[Plan]) -> None:
             *((f"{plan.cost:,.0f}",) if plan.cost is not None else ()),
         )
     console.print(table)
-    console.print(_assumptions(first), style="dim", soft_wrap=True)
+    console.print(_assumptions(first, calibrated_with), style="dim", soft_wrap=True)
 
 
-def show_crossovers(model: str, found: Sequence[Mapping[str, Any]], plan: Plan) -> None:
+def show_crossovers(model: str, found: Sequence[Mapping[str, Any]], plan: Plan, calibrated_with: str | None) -> None:
     """From which length on LongCoT costs more."""
     console = _console()
     console.print(_setting(model, plan), soft_wrap=True)
@@ -75,7 +73,8 @@ def show_crossovers(model: str, found: Sequence[Mapping[str, Any]], plan: Plan) 
         table.add_row(name, never if tokens is None else f"{tokens:,}")
     console.print(table)
     console.print(
-        "\nFLOPs of one trace that thinks so long; seconds and hours of the job, at that mean.\n" + _assumptions(plan),
+        "\nFLOPs of one trace that thinks so long; seconds and hours of the job, at that mean.\n"
+        + _assumptions(plan, calibrated_with),
         style="dim",
         soft_wrap=True,
     )
@@ -124,10 +123,11 @@ def _setting(model: str, plan: Plan) -> str:
     )
 
 
-def _assumptions(plan: Plan) -> str:
+def _assumptions(plan: Plan, calibrated_with: str | None) -> str:
     setup = plan.setup
+    rates = "nothing was measured" if calibrated_with is None else f"with the rates that {calibrated_with} shows"
     return (
-        f"\nAnalytic, nothing was measured: lengths {plan.work.distribution.text} around the mean, cut at the budget; "
+        f"\nAnalytic, {rates}: lengths {plan.work.distribution.text} around the mean, cut at the budget; "
         f"{setup.admission} admission; energy at full board power, an upper bound; a month is 730 hours. How it is "
         "reckoned, and how far to trust it: docs/planning.md."
     )
@@ -135,6 +135,11 @@ def _assumptions(plan: Plan) -> str:
 
 def _tokens(n: float) -> str:
     return format_tokens(round(n)) if round(n) % 512 == 0 else f"{n:,.0f}"
+
+
+def _hours(n: float) -> str:
+    """Hours, months or seconds: whole from 100 on, else two digits or one decimal."""
+    return f"{n:,.0f}" if n >= 100 else f"{n:.1f}" if n >= 10 else f"{n:.2g}"
 
 
 def _short(n: float) -> str:

@@ -1,0 +1,199 @@
+"""The three answers of `scaling plan`: a table, the crossovers, and the best context and state size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.cli.console import FINISHED_WITH_FAILURES, print_json_list, say, warn
+from scaling.cli.plan_tables import show_crossovers, show_grid, show_plans
+from scaling.errors import UsageError
+from scaling.lengths import format_tokens, parse_lengths, parse_tokens
+from scaling.thinking import Environment, for_budget
+
+if TYPE_CHECKING:
+    from scaling.predict.plan import Plan
+    from scaling.predict.search import Choice
+    from scaling.predict.setup import Setup, Work
+    from scaling.predict.shape import Shape
+
+METRICS = (
+    "rollout_gpu_hours",
+    "logprob_gpu_hours",
+    "update_gpu_hours",
+    "sync_gpu_hours",
+    "total_gpu_hours",
+    "gpu_months",
+    "step_seconds",
+    "tokens_per_second_per_gpu",
+    "concurrency",
+    "bound",
+)
+"""What a row without a plan has as null."""
+
+CONTEXT_SIZES = tuple(1024 * n for n in (1, 2, 4, 8, 16, 32))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: a model, where it runs, the job, and the environments."""
+
+    name: str
+    shape: Shape
+    setup: Setup
+    work: Work
+    modes: tuple[str, ...]
+    context_size: int
+    state_size: int
+    head: int
+    carryover: Any
+    calibrated_with: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What every row of JSON says of the question."""
+        return {"model": self.name, "calibrated_with": self.calibrated_with}
+
+    def environment(self, mode: str, context_size: int, state_size: int) -> Callable[[int], Environment]:
+        return lambda budget: for_budget(
+            mode, budget, context_size=context_size, state_size=state_size, head=self.head, carryover=self.carryover
+        )
+
+    def plan(self, mode: str, tokens: float) -> Plan:
+        return self.chunked_plan(mode, tokens, self.context_size, self.state_size)
+
+    def chunked_plan(self, mode: str, tokens: float, context_size: int, state_size: int) -> Plan:
+        from scaling.predict.plan import plan
+
+        return plan(self.shape, self.setup, self.work, self.environment(mode, context_size, state_size), tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that has no plan, and why."""
+
+    mode: str
+    tokens: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "environment": self.mode,
+            "thinking_tokens": self.tokens,
+            "status": "error",
+            "reason": self.reason,
+            **dict.fromkeys(METRICS),
+        }
+
+
+def answer_table(question: Question, lengths: Sequence[int], json: bool) -> int:
+    """Every length in every environment. What does not fit is a row that says so, unless nothing fits."""
+    rows: list[Plan | Refused] = []
+    for tokens in lengths:
+        for mode in question.modes:
+            try:
+                rows.append(question.plan(mode, tokens))
+            except UsageError as error:
+                rows.append(Refused(mode, tokens, str(error)))
+    plans = [row for row in rows if not isinstance(row, Refused)]
+    refused = [row for row in rows if isinstance(row, Refused)]
+    if not plans:
+        raise UsageError(refused[0].reason)
+    for remark in beyond_positions(plans):
+        warn(remark)
+    if json:
+        print_json_list({**question.record(), **row.to_json()} for row in rows)
+    else:
+        show_plans(question.name, plans, question.calibrated_with)
+    for each in refused:
+        warn(f"{each.mode} at {format_tokens(each.tokens)}: {each.reason}")
+    return FINISHED_WITH_FAILURES if refused else 0
+
+
+def beyond_positions(plans: Sequence[Plan]) -> list[str]:
+    """A remark for every environment whose contexts outgrow the positions that the model was trained for."""
+    found: dict[str, Plan] = {}
+    for plan in plans:
+        if plan.longest_context > plan.shape.max_positions:
+            found.setdefault(plan.environment.name, plan)
+    return [
+        f"{name} reaches contexts of {plan.longest_context:,} tokens at a mean of {plan.thinking_tokens:,.0f}, beyond "
+        f"the {plan.shape.max_positions:,} positions that the model was trained for"
+        for name, plan in found.items()
+    ]
+
+
+def answer_crossover(question: Question, json: bool) -> int:
+    if set(question.modes) != {"longcot", "delethink"}:
+        raise UsageError("a crossover needs both environments; give --mode longcot --mode delethink, or neither")
+    from typing import get_args
+
+    from scaling.predict.search import LONGEST, crossover, flops_crossover
+    from scaling.predict.shape import FlopsConvention
+
+    longcot, delethink = (
+        question.environment(mode, question.context_size, question.state_size) for mode in ("longcot", "delethink")
+    )
+    found: list[dict[str, Any]] = []
+    for convention in get_args(FlopsConvention):
+        tokens = flops_crossover(question.shape, convention, longcot, delethink, question.work.prompt_tokens)
+        found.append({"measure": "flops", "convention": convention, "thinking_tokens": tokens, "searched_to": LONGEST})
+    ladder = parse_lengths("1k..1m")
+    plans: dict[tuple[str, int], Plan] = {}
+
+    def planned(mode: str, tokens: int) -> Plan:
+        if (mode, tokens) not in plans:
+            plans[mode, tokens] = question.plan(mode, tokens)
+        return plans[mode, tokens]
+
+    costs: dict[str, Callable[[Plan], float]] = {
+        "rollout_seconds": lambda plan: plan.phases["rollout"].total,
+        "total_gpu_hours": lambda plan: plan.total_gpu_hours,
+    }
+    for measure, cost in costs.items():
+        tokens, last = crossover(
+            lambda n, cost=cost: cost(planned("longcot", n)),  # type: ignore[misc]
+            lambda n, cost=cost: cost(planned("delethink", n)),  # type: ignore[misc]
+            ladder,
+        )
+        found.append({"measure": measure, "convention": None, "thinking_tokens": tokens, "searched_to": last})
+    if json:
+        print_json_list({**question.record(), **each} for each in found)
+    else:
+        show_crossovers(question.name, found, planned("delethink", ladder[0]), question.calibrated_with)
+    return 0
+
+
+def answer_optimise(
+    question: Question, tokens: int, max_context: str | None, min_state: str | None, picture: Path | None, json: bool
+) -> int:
+    from scaling.predict.search import best, grid
+
+    choices = grid(
+        lambda context_size, state_size: question.chunked_plan("delethink", tokens, context_size, state_size),
+        CONTEXT_SIZES,
+        largest_context=parse_tokens(max_context) if max_context else None,
+        least_state=parse_tokens(min_state) if min_state else None,
+    )
+    winner = best(choices)
+    if json:
+        print_json_list({**question.record(), **choice.to_json(), "best": choice.plan is winner} for choice in choices)
+    else:
+        show_grid(question.name, tokens, choices, winner)
+    if picture is not None:
+        _draw(choices, f"{question.name}, {format_tokens(tokens)} tokens: total GPU-hours", picture)
+    return 0
+
+
+def _draw(choices: Sequence[Choice], title: str, picture: Path) -> None:
+    from reports.grid import grid_drawing
+    from scaling.files import appearing
+
+    drawing = grid_drawing(choices, title)
+    try:
+        with appearing(picture, replace=True) as file:
+            file.write_bytes(drawing.png if picture.suffix == ".png" else drawing.svg.encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {picture}: {error.strerror or error}") from None
+    say(f"drawn into {picture}")
