@@ -22,6 +22,10 @@ OPTIMIZER_BYTES_A_PARAMETER = 28
 HOST_BYTES_PER_S = 25e9
 """Between a GPU and its host's memory, one way: PCIe 4.0 × 16 in practice."""
 
+HOST_SECONDS_A_TRACE = 2.5e-3
+"""Rewards, advantages, batches and their transfers between phases. Six published steps of verl leave 1.3 to 6.7 ms a
+trace beside generation, log-probabilities and update (docs/planning-accuracy.md)."""
+
 _HALF = DTYPE_BYTES["bfloat16"]
 
 _COUNTER = Machine(math.inf, math.inf, 1.0, 0.0)
@@ -67,10 +71,9 @@ class Costs:
         self.shape, self.setup, self.schedule, self.lengths = shape, setup, schedule, lengths
         _, chunk, decode = schedule.chunks(lengths)
         self._chunk = chunk
-        sequences, counts = np.unique(
-            np.column_stack([schedule.prompt[chunk] + decode - 1, decode]), axis=0, return_counts=True
-        )
-        self.tokens, self.decode = sequences.astype(np.float64).T
+        sequences, counts = np.unique((schedule.prompt[chunk] - 1 << 32) + decode, return_counts=True)
+        self.decode = (sequences & 0xFFFFFFFF).astype(np.float64)
+        self.tokens = (sequences >> 32) + self.decode
         self._counts = counts.astype(np.float64)
 
     @property
@@ -78,21 +81,21 @@ class Costs:
         """Of a trace, on average."""
         return len(self._chunk) / len(self.lengths)
 
-    def rollout(self, replicas: int, limit: int) -> tuple[Phase, float]:
-        """The rollouts of one step on `replicas`, at most `limit` traces at once on each; and a replica's mean
-        concurrency.
+    def rollout(self, ranks: int, replicas: int, limit: int, kv_tokens: float) -> tuple[Phase, float]:
+        """The rollouts of one step on `replicas` of `ranks` GPUs, at most `limit` traces at once on each, with room
+        for `kv_tokens`; and a replica's mean concurrency.
 
         Which traces a replica gets is chance, so a synchronous step waits for the slowest: they are dealt out by a
         fixed shuffle.
         """
-        roofline = Roofline(
-            self.shape, self.setup.device.serving, self.setup.precision, self.setup.tensor_parallel or 1
-        )
+        roofline = Roofline(self.shape, self.setup.device.serving, self.setup.precision, ranks)
         shuffled = np.random.default_rng(0).permutation(self.lengths)
         dealt = [part for part in np.array_split(shuffled, replicas) if len(part)]
         waits = self.setup.placement != "asynchronous"
-        one = synchronous if waits else steady
-        found = [one(roofline, self.schedule, part, min(limit, len(part))) for part in dealt]
+        if waits:
+            found = [synchronous(roofline, self.schedule, part, limit, kv_tokens) for part in dealt]
+        else:
+            found = [steady(roofline, self.schedule, part, min(limit, len(part))) for part in dealt]
         totals = [each.total for each in found]
         busy = math.fsum(totals)
         seconds = Seconds()
@@ -115,14 +118,22 @@ class Costs:
         states = OPTIMIZER_BYTES_A_PARAMETER * self.shape.parameters / gpus
         return Phase(work + Seconds(memory=states / self.setup.device.training.bandwidth_bytes_per_s))
 
-    def sync(self, gpus: int) -> Phase:
-        """Fresh weights to every replica, each GPU receives its part, reads and writes it; and where the same `gpus`
-        train, their states to the host's memory and back."""
+    def sync(self, ranks: int, gpus: int) -> Phase:
+        """What is between phases: fresh weights to every replica, the host's work on every trace, and where the same
+        `gpus` train, their states to the host's memory and back.
+
+        Every GPU receives every tensor whole, for the shards of training are not those of the replica, and copies its
+        part.
+        """
         machine = self.setup.device.serving
-        received = self.shape.parameters * _HALF / (self.setup.tensor_parallel or 1)
-        moved = Seconds(memory=2 * received / machine.bandwidth_bytes_per_s)
-        if self.setup.gpus > 1 and machine.link_bytes_per_s is not None:
-            moved += Seconds(link=received / machine.link_bytes_per_s)
+        received = self.shape.parameters * _HALF
+        moved = Seconds(
+            memory=received * (1 + 2 / ranks) / machine.bandwidth_bytes_per_s,
+            overhead=HOST_SECONDS_A_TRACE * len(self.lengths),
+        )
+        link = machine.link_between(self.setup.gpus)
+        if self.setup.gpus > 1 and link is not None:
+            moved += Seconds(link=received / link)
         if self.setup.placement == "colocated":
             moved += Seconds(link=2 * training_states(self.shape, gpus) / HOST_BYTES_PER_S)
         return Phase(moved)
@@ -153,8 +164,9 @@ class Costs:
         """
         machine = self.setup.device.training
         roofline = Roofline(self.shape, machine)
-        work = (roofline.training(self.tokens, self.decode) * self._counts).sum() * (passes / gpus)
-        if gpus == 1 or machine.link_bytes_per_s is None:
+        work: Seconds = (roofline.training(self.tokens, self.decode) * self._counts).sum() * (passes / gpus)
+        link = machine.link_between(gpus)
+        if gpus == 1 or link is None:
             return work
         tokens = float(np.sum(self.tokens * self._counts)) / gpus
         kinds = self.shape.kinds
@@ -163,6 +175,7 @@ class Costs:
         gathered = gathers * batches * (self.shape.parameters - experts) * _HALF
         routed = 2 * sum(kind.count * kind.active_experts for kind in kinds) * self.shape.hidden
         exchanged = 4 * sum(kind.count * kind.heads_width for kind in kinds) if split > 1 else 0
-        sent = passes * tokens * (routed + exchanged) * _HALF
-        hidden = max(0.0, gathered / machine.link_bytes_per_s - float(work.total))
-        return work + Seconds(link=(gpus - 1) / gpus * (hidden + sent / machine.link_bytes_per_s))
+        across = link if split == 1 else machine.link_between(split) or link
+        sent = passes * tokens * _HALF * (routed / link + exchanged / across)
+        hidden = max(0.0, gathered / link - float(work.total))
+        return work + Seconds(link=(gpus - 1) / gpus * (hidden + sent))

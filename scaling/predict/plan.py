@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -171,7 +172,10 @@ def plan(
     costs = Costs(shape, setup, schedule, lengths)
 
     def generated(ranks: int, gpus: int) -> tuple[Phase, float]:
-        return costs.rollout(ranks, gpus // ranks, _limit(shape, setup, ranks, admitted))
+        limit, kv_tokens = _limit(shape, setup, ranks, admitted), math.inf
+        if setup.admission == "paged" and setup.placement != "asynchronous":
+            limit, kv_tokens = setup.max_sequences, _kv_tokens(shape, setup, ranks, context_mean)
+        return costs.rollout(ranks, gpus // ranks, limit, kv_tokens)
 
     sizes = memory.replica_sizes(shape, setup, context)
     ranks = sizes[0] if len(sizes) == 1 else min(sizes, key=lambda size: generated(size, setup.gpus)[0].total)
@@ -228,6 +232,11 @@ def plan(
     if not options:
         raise refused
     return min(options, key=lambda found: found.step_seconds)
+
+
+def _kv_tokens(shape: Shape, setup: Setup, ranks: int, context: float) -> float:
+    """Tokens of all contexts that a replica's memory holds, where each has about so many."""
+    return memory.serving(shape, setup, ranks).kv / memory.kv_bytes(shape, context, setup.precision, ranks) * context
 
 
 def _limit(shape: Shape, setup: Setup, ranks: int, context: float) -> int:
