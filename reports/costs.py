@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from reports.analytic import analytic
 from reports.curves import METHODS, Setting, Variant, grouped, paired_ratio, points
 from scaling.results import PROFILED_MEANWHILE
 
@@ -68,19 +69,25 @@ def add(costs: Iterable[Cost]) -> Cost:
 def months_frame(setting: Setting, job: Job) -> pd.DataFrame:
     """The job by phases (the first alone, then all together), length and environment.
 
-    phases, tokens, variant, basis, device_seconds_per_trace, and hours and months of one device with low and high.
+    phases, tokens, variant, basis, device_seconds_per_trace, and hours and months of one device with low, high and
+    what the roofline says.
     """
     measured = phase_costs(setting)
     lengths = sorted({*map(int, measured["tokens"]), *ASKED})
+    by_roofline = {
+        (variant, phase): dict(zip(lengths, analytic(setting, variant, phase, lengths), strict=True))
+        for variant, phase in itertools.product(setting.variants, setting.phases)
+    }
     sums = [setting.phases[:1], setting.phases] if len(setting.phases) > 1 else [setting.phases]
     records = []
     for phases, tokens, variant in itertools.product(sums, lengths, setting.variants):
         total = add(cost_at(setting, variant, phase, tokens, measured) for phase in phases)
         record: dict[str, object] = {"phases": "+".join(phases), "tokens": tokens, "variant": variant}
         record |= {"basis": total.basis, "device_seconds_per_trace": total.seconds}
+        said = sum(by_roofline[variant, phase][tokens] for phase in phases)
         for unit, convert in (("hours", job.gpu_hours), ("months", job.months)):
             record |= {unit: convert(total.seconds), f"{unit}_low": convert(total.low)}
-            record |= {f"{unit}_high": convert(total.high)}
+            record |= {f"{unit}_high": convert(total.high), f"{unit}_analytic": convert(said)}
         records.append(record)
     return pd.DataFrame(records)
 

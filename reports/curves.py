@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from scaling.results import Row, timed
 
 if TYPE_CHECKING:
     from scaling.laws import Fit
+    from scaling.predict.roofline import Roofline
 
-COLUMNS = [field.name for field in fields(Row)]
+COLUMNS = [each.name for each in fields(Row)]
 PHASES = ("rollout", "logprob", "update", "sync")
 METHODS = ("full", "profile")
 SETTING = (
@@ -50,6 +51,7 @@ class Setting:
     """All rows, failed ones too, that share a model, engine, device, precision, prompt and concurrency.
 
     `rows` has the columns of `Row` and `run` (the run's name), `variant` and `tokens` (mean thinking tokens).
+    `rooflines`: by run, of those whose machine was probed.
     """
 
     label: str
@@ -57,6 +59,7 @@ class Setting:
     values: dict[str, Any]
     rows: pd.DataFrame
     fits: list[Fit]
+    rooflines: Mapping[str, Roofline] = field(default_factory=dict)
 
     @property
     def variants(self) -> list[Variant]:
@@ -102,7 +105,9 @@ def grouped(frame: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.
     yield from frame.groupby(by, sort=False)
 
 
-def settings(frame: pd.DataFrame, fits: Sequence[Fit]) -> list[Setting]:
+def settings(
+    frame: pd.DataFrame, fits: Sequence[Fit], rooflines: Mapping[str, Roofline] | None = None
+) -> list[Setting]:
     """Splits rows (columns of `Row`, and `run`) by setting, the largest first."""
     frame = frame.reset_index(drop=True)
     keys = [tuple(plain(value) for value in key) for key in each_row(frame[list(VARIANT)])]
@@ -122,7 +127,7 @@ def settings(frame: pd.DataFrame, fits: Sequence[Fit]) -> list[Setting]:
         if slug and any(other.slug == slug for other in found):
             slug += f"-{len(found) + 1}"
         mine = [fit for fit in fits if all(plain(fit.curve[n]) == v for n, v in values.items() if n in fit.curve)]
-        found.append(Setting(label, slug, values, rows, mine))
+        found.append(Setting(label, slug, values, rows, mine, rooflines or {}))
     return found
 
 

@@ -11,6 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from reports.analytic import analytic, beside, smooth
 from reports.curves import Setting, Variant, grouped, paired_ratio, points
 from reports.drawing import LIGHT, Drawing, Sheet, label_ends, sheet, short, token_axis, value_axis
 
@@ -21,6 +22,8 @@ MARKS = "Filled marks are sampled to the end (full), open marks are integrated f
 PHASE_NAMES = {"rollout": "rollout", "logprob": "log-probabilities", "update": "update", "sync": "weight transfer"}
 _PHASE_COLUMNS = ("variant", "phase", "tokens", "mean")
 _SHADES = (1.0, 0.6, 0.28)
+_THIN: dict[str, Any] = {"linewidth": 0.9, "dashes": (2, 2)}
+_ANALYTIC = "Thin dashes are analytic: the roofline of the machine as probed before measuring, fitted to nothing. "
 _REACH = 1.5  # laws are drawn this far beyond their largest measured length
 
 
@@ -36,26 +39,26 @@ def cost(setting: Setting, phase: str, log: bool = True) -> Drawing | None:
             for fit in laws:
                 ends[variant] = _law(page, variant, fit, extend=log and fit is laws[-1])
         _marks(page, table)
+        said = _roofline(page, setting, phase, table, extend=log)
         for variant, line in grouped(table, "variant"):
             last = line.iloc[-1]
             if variant not in ends or ends[variant][0] < last["tokens"]:
                 ends[variant] = (last["tokens"], last["mean"])
         token_axis(page.axes, table["tokens"], log)
         value_axis(page.axes, "device-seconds per trace", log)
-        _method_key(page, table)
+        _method_key(page, table, analytic=said)
         label_ends(page, [(x, y, v.label, LIGHT[v.role]) for v, (x, y) in ends.items()])
         axes = "Both axes are logarithmic: a straight line of slope 1 is a cost proportional to length."
         beyond = ", dashed beyond what was measured" if log else ""
         caption = (
             f"Device-seconds per trace of the {PHASE_NAMES[phase]} phase by thinking length. {_sample(table)} "
-            f"Lines are fitted laws{beyond}; shades are their 95 % intervals. "
+            f"Lines are fitted laws{beyond}; shades are their 95 % intervals. {_ANALYTIC if said else ''}"
             + (axes if log else "Both axes are linear, which shows the bend.")
         )
         kind = "log" if log else "linear"
         title = f"Cost of {PHASE_NAMES[phase]}, {'logarithmic' if log else 'linear'} axes"
-        return page.drawing(
-            _name(setting, f"cost-{phase}-{kind}"), title, caption, _data(table, "device_seconds_per_trace")
-        )
+        data = _data(table.assign(analytic=beside(setting, table)), "device_seconds_per_trace")
+        return page.drawing(_name(setting, f"cost-{phase}-{kind}"), title, caption, data)
 
 
 def ratio(setting: Setting, phase: str) -> Drawing | None:
@@ -243,6 +246,20 @@ def _law(page: Sheet, variant: Variant, fit: Fit, extend: bool) -> tuple[float, 
     return x[-1], y[-1]
 
 
+def _roofline(page: Sheet, setting: Setting, phase: str, table: pd.DataFrame, extend: bool) -> bool:
+    """Draws what the roofline says of each environment, at the measured lengths and as far as the laws; whether any."""
+    drawn = False
+    for variant, line in grouped(table, "variant"):
+        first, last = int(line["tokens"].min()), int(line["tokens"].max())
+        between = smooth(variant, first, round(_REACH * last) if extend else last)
+        lengths = sorted({*(int(tokens) for tokens in line["tokens"]), *between})
+        seconds = analytic(setting, variant, phase, lengths)
+        if np.isfinite(seconds).all():
+            page.axes.plot(lengths, seconds, color=LIGHT[variant.role], **_THIN)
+            drawn = True
+    return drawn
+
+
 def _marks(page: Sheet, table: pd.DataFrame, joined: bool = False) -> None:
     """Means as marks, with the range of the repeats."""
     order = table.sort_values(["method", "tokens"], ascending=[False, True])
@@ -294,20 +311,23 @@ def _memory(setting: Setting, rows: pd.DataFrame, metric: str, stem: str, title:
     )  # fmt: skip
 
 
-def _method_key(page: Sheet, table: pd.DataFrame) -> None:
-    """Says what filled and open marks mean, where both are there."""
-    if table["method"].nunique() < 2:
-        return
-    handles = [
-        Line2D([], [], linestyle="", marker="o", color=LIGHT["muted"], markerfacecolor=fill, label=label)
-        for label, fill in (("full", LIGHT["muted"]), ("profile", LIGHT["paper"]))
-    ]
-    _key(page, handles)
+def _method_key(page: Sheet, table: pd.DataFrame, analytic: bool = False) -> None:
+    """Says what filled and open marks mean, where both are there, and the thin line, where there is one."""
+    handles = []
+    if table["method"].nunique() > 1:
+        handles += [
+            Line2D([], [], linestyle="", marker="o", color=LIGHT["muted"], markerfacecolor=fill, label=label)
+            for label, fill in (("full", LIGHT["muted"]), ("profile", LIGHT["paper"]))
+        ]
+    if analytic:
+        handles.append(Line2D([], [], color=LIGHT["muted"], label="analytic, from the probe", **_THIN))
+    if handles:
+        _key(page, handles)
 
 
 def _key(page: Sheet, handles: Sequence[Artist]) -> None:
     """One line above the axes."""
-    page.figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=1,
+    page.figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=1.6,
                        handletextpad=0.5, columnspacing=1.4, borderpad=0, labelcolor=LIGHT["muted"])  # fmt: skip
 
 
@@ -328,7 +348,7 @@ def _data(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """What a figure shows, under names with units."""
     named = table.assign(environment=[v.label for v in table["variant"]])
     named = named.rename(columns={"tokens": "thinking_tokens", "mean": f"{metric}_mean", "low": f"{metric}_min",
-                                  "high": f"{metric}_max"})  # fmt: skip
+                                  "high": f"{metric}_max", "analytic": f"{metric}_analytic"})  # fmt: skip
     return named.drop(columns="variant")[["environment", *(c for c in named if c not in {"environment", "variant"})]]
 
 

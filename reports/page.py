@@ -16,6 +16,7 @@ from markupsafe import Markup
 from tabulate import tabulate
 
 from reports import figures, tables
+from reports.analytic import rooflines
 from reports.costs import phase_costs
 from reports.curves import COLUMNS, Setting, settings
 from reports.drawing import THEME, Drawing
@@ -83,7 +84,7 @@ def build(
     remarks: Sequence[str] = (),
 ) -> Report:
     """A report of rows (columns of `Row`, and `run`), their runs' manifests, their laws, and remarks."""
-    found = settings(frame, fits) if len(frame) else []
+    found = settings(frame, fits, rooflines(manifests)) if len(frame) else []
     chapters = [Chapter(setting, headline(setting, job), _sections(setting, job)) for setting in found]
     return Report(chapters, frame, manifests, list(remarks))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.analytic import beside
 from reports.costs import agreement, months_frame, phase_costs
 from reports.curves import PHASES, Setting, each_row, grouped, plain
 from reports.drawing import short
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from scaling.laws import Fit, Job
 
 NONE = "–"
+
+ANALYTIC = (
+    "Analytic: what the roofline predicts of the machine as it was probed before measuring, from nothing measured "
+    "after."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ def costs(setting: Setting) -> Table:
     )
     data = data.apply(pd.to_numeric).reset_index()
     data = _ordered(data, setting)
+    analytic = beside(setting, data)
+    data["device_seconds_per_trace_analytic"] = analytic
     shown = pd.DataFrame(
         {
             "environment": _labels(data),
@@ -113,6 +121,8 @@ def costs(setting: Setting) -> Table:
                     data["device_seconds_per_trace_min"], data["device_seconds_per_trace_max"], strict=True
                 )
             ],
+            "analytic, s": analytic.map(number),
+            "÷ measured": (analytic / data["device_seconds_per_trace_mean"]).map(number),
             "tokens / s": data["tokens_per_second"].map(number),
             "prefill s": data["prefill_seconds"].map(number),
             "decode s": data["decode_seconds"].map(number),
@@ -123,7 +133,7 @@ def costs(setting: Setting) -> Table:
     caption = (
         "Means over n repeats and their range. Prefill, decode and tokens per second are of all "
         f"{setting.values['traces']} traces of a repeat. Rows that failed are left out, and so are rows whose seconds "
-        "are not valid, except where a cell has no others."
+        f"are not valid, except where a cell has no others. {ANALYTIC}"
     )
     return Table("costs", "Measured costs", caption, _csv(data), shown)
 
@@ -156,7 +166,8 @@ def months(setting: Setting, job: Job) -> Table:
         f"{job.steps:,} steps × {job.prompts} prompts × {job.samples} traces on {setting.values['device']}; "
         f"a month is 730 hours of one device. Measured phases: {phases}. ● full and ○ profiled rows: mean and range of "
         "the repeats. † from the fitted law, with its 95 % interval. ‡ extrapolated beyond 1.5× the largest measured "
-        "length: the interval alone. Phases are added with their intervals end to end, and marked as the least certain."
+        "length: the interval alone, beside what the roofline says. Phases are added with their intervals end to end, "
+        f"and marked as the least certain. {ANALYTIC}"
     )
     return Table("months", "Device-months of the stated job", caption, _csv(data), shown)
 
@@ -167,7 +178,9 @@ def _estimate(row: Any) -> str:
         return NONE
     band = span(row.months_low, row.months_high)
     mark = {"full": "●", "profile": "○", "law": "†", "extrapolated": "‡"}[row.basis]
-    return f"{mark} {band}" if row.basis == "extrapolated" else f"{mark} {number(row.months)} ({band})"
+    if row.basis != "extrapolated":
+        return f"{mark} {number(row.months)} ({band})"
+    return f"{mark} {band}" + ("" if pd.isna(row.months_analytic) else f"\n(analytic {number(row.months_analytic)})")
 
 
 def ratio(setting: Setting) -> Table:
