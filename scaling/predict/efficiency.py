@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scaling.errors import UsageError
@@ -18,8 +19,10 @@ class Efficiency:
     """Shares of a datasheet's rates, and the times that no datasheet has.
 
     `bandwidth`: of memory, streaming weights; `kv_bandwidth`: gathering pages of keys and values; `matmul` and
-    `attention`: of the matrix rate, averaged over a layer's products and over causal attention; `link`: of the
-    interconnect. `seconds_per_step` and `seconds_per_row`: an engine's scheduling and output handling.
+    `attention`: of the matrix rate, averaged over a layer's products and over causal attention, on a GPU whose memory
+    and power kept up with any arithmetic; `halved_at`: 16-bit FLOPs a byte of memory bandwidth at which a GPU gets half
+    of these two. `link`: of the interconnect. `seconds_per_step` and `seconds_per_row`: an engine's scheduling and
+    output handling.
     """
 
     bandwidth: float
@@ -33,9 +36,10 @@ class Efficiency:
     seconds_per_step: float
     seconds_per_row: float
     seconds_per_collective: float
+    halved_at: float = math.inf
 
     def machine(self, gpu: Gpu, dtype: str, gpus: int = 1) -> Machine:
-        """The machine that `gpu` is for products of `dtype`, one of `gpus` that work together.
+        """The machine that `gpu` is for products of `dtype`, one of `gpus` in a node or in several.
 
         Raises `UsageError` where the GPU has no arithmetic of that type.
         """
@@ -44,8 +48,9 @@ class Efficiency:
                 f"{gpu.title} has no {dtype} arithmetic; it has {', '.join(gpu.flops_per_s)}: choose one of them with "
                 "--activation-dtype"
             )
-        link = gpu.link_bytes_per_s if gpus <= gpu.gpus_per_node else min(gpu.link_bytes_per_s, NETWORK_BYTES_PER_S)
-        rate = gpu.flops_per_s[dtype]
+        network = min(gpu.link_bytes_per_s, NETWORK_BYTES_PER_S) if gpus > gpu.gpus_per_node else None
+        balance = gpu.flops_per_s["float16"] / gpu.bandwidth_bytes_per_s
+        rate = gpu.flops_per_s[dtype] / (1 + balance / self.halved_at)
         return Machine(
             bandwidth_bytes_per_s=self.bandwidth * gpu.bandwidth_bytes_per_s,
             kv_bandwidth_bytes_per_s=self.kv_bandwidth * gpu.bandwidth_bytes_per_s,
@@ -57,16 +62,21 @@ class Efficiency:
             kernels_a_pass=self.kernels_a_pass,
             seconds_per_step=self.seconds_per_step,
             seconds_per_row=self.seconds_per_row,
-            link_bytes_per_s=self.link * link,
+            link_bytes_per_s=self.link * gpu.link_bytes_per_s,
+            network_bytes_per_s=network and self.link * network,
+            node=gpu.gpus_per_node,
             seconds_per_collective=self.seconds_per_collective,
         )
 
 
+_HALVED_AT = 420
+
 SERVING = Efficiency(
     bandwidth=0.85,
-    kv_bandwidth=0.80,
-    matmul=0.60,
-    attention=0.40,
+    kv_bandwidth=0.85,
+    matmul=0.95,
+    attention=0.70,
+    halved_at=_HALVED_AT,
     link=0.75,
     seconds_per_kernel=2.5e-6,
     kernels_a_layer=11,
@@ -75,12 +85,24 @@ SERVING = Efficiency(
     seconds_per_row=5e-6,
     seconds_per_collective=10e-6,
 )
+"""An engine that replays graphs, as vLLM, SGLang and TensorRT-LLM do. Each number, and what it rests on:
+
+`bandwidth`: what twice the tensor parallel ranks save gpt-fast a token on A100s, 0.82 (Llama-2-70B, 2 → 4 → 8 ranks);
+an RTX 4090 gets 0.90. `kv_bandwidth`: FlashMLA's 3000 GB/s on an H800 is 0.90 of it with rows in step, and
+TensorRT-LLM's long outputs at full load fit 0.8 to 0.9. `matmul`, `halved_at`: as in training, whose products are as
+large. `attention`: a FlashAttention-2 or 3 forward pass over a few thousand tokens. `link`: of NVLink or a network,
+NCCL's bus bandwidth for large messages. `seconds_per_kernel`, `kernels_a_layer`: projections, norms, rotation, cache
+write, attention, activation and residuals of a captured layer, the tail of one kernel not overlapping the head of the
+next: 1.6 ms of Llama-2-7B's 9.5 ms at one row. `seconds_per_step`, `seconds_per_row`: scheduling and detokenising,
+most of it behind the GPU's work: 6.4 ms a token of a 32B on 8 ranks leave 1 ms. `seconds_per_collective`: two a layer
+part gpt-fast's 8 ranks from one."""
 
 TRAINING = Efficiency(
     bandwidth=0.85,
-    kv_bandwidth=0.80,
-    matmul=0.55,
-    attention=0.35,
+    kv_bandwidth=0.85,
+    matmul=0.95,
+    attention=0.70,
+    halved_at=_HALVED_AT,
     link=0.75,
     seconds_per_kernel=5e-6,
     kernels_a_layer=40,
@@ -89,6 +111,15 @@ TRAINING = Efficiency(
     seconds_per_row=0.0,
     seconds_per_collective=20e-6,
 )
+"""Eager training under FSDP. What it rests on:
+
+`matmul`, `halved_at`: the same software (MPT, 1B to 70B, sequences of 512 to 2048) uses 0.6 of an A100's arithmetic
+and 0.42 of an H100's, which has twice the arithmetic for a byte of bandwidth and less power for each FLOP; beside the
+traffic of activations, which is counted apart, that is 0.70 (at 153 FLOPs a byte) and 0.56 (at 295) of the peak while a
+product runs. A straight line through the inverse of the two leaves 0.95 where memory never lags, and half at 420.
+`attention`: FlashAttention-2 gets 0.73 of an A100 forward and 0.63 backward, 0.34 of an H100 in both, FlashAttention-3
+0.75 forward; at 2.5 times the forward FLOPs backward, where 2 are counted, that is 0.51 of an A100 and 0.41 of an H100.
+`seconds_per_kernel`: a launch from Python that runs ahead of the GPU most of the time."""
 
 
 def device(gpu: Gpu, activations: str, gpus: int) -> Device:

@@ -29,9 +29,13 @@ SAMPLING_BYTES_A_LOGIT = 24
 """Moved for each logit that is sampled from: half-precision out of the head, float32 for the temperature, the maximum,
 the sum, the probabilities and the draw; about six passes of 4 bytes."""
 
-TRAINING_BYTES_A_LOGIT = 14
-"""Moved for each logit of a log-probability, forward: 2 out of the head, 2 + 4 to widen it, 4 for the log-sum-exp, 2
-kept for the backward pass."""
+TRAINING_BYTES_A_LOGIT = 28
+"""Moved for each logit of a log-probability, forward, by eager kernels: 2 out of the head, 2 + 4 to widen it to
+float32, 4 + 4 to divide it by the temperature, 4 + 4 + 4 for the log-softmax, which reads twice."""
+
+UNPACKING = {"int8": 0.8, "int4": 0.6, "mxfp4": 0.6}
+"""Share of what bfloat16 weights stream at, where each weight must be unpacked before it is multiplied. Dispatch apart,
+gpt-fast gets 0.69 of an A100's bandwidth out of int8, 0.50 out of int4 and 0.85 out of bfloat16; mxfp4 as int4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class Machine:
     its measurements; empty for a datasheet. `attention_flops_per_s`: of attention over many queries, None for that of
     a matrix product. `activation_bandwidth_bytes_per_s`: of what is passed from kernel to kernel, None where caches
     hold it. `seconds_per_step`, `seconds_per_row`: the engine's own work for every decode step and for every row in
-    it. `link_bytes_per_s`: one direction, to the other ranks; `seconds_per_collective`: before it flows.
+    it. `link_bytes_per_s`: one direction, to the other ranks; `network_bytes_per_s`: the same where there are more than
+    the `node` that share that link, None where there are not; `seconds_per_collective`: before it flows.
     """
 
     bandwidth_bytes_per_s: float
@@ -59,7 +64,13 @@ class Machine:
     seconds_per_step: float = 0.0
     seconds_per_row: float = 0.0
     link_bytes_per_s: float | None = None
+    network_bytes_per_s: float | None = None
+    node: int = 8
     seconds_per_collective: float = 0.0
+
+    def link_between(self, ranks: int) -> float | None:
+        """Bytes a second, one direction, that each of so many ranks exchanges with the others; None if unknown."""
+        return self.network_bytes_per_s or self.link_bytes_per_s if ranks > self.node else self.link_bytes_per_s
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -202,15 +213,15 @@ class Roofline:
         ranks, precision = self.tensor_parallel, self.precision
         found = Seconds()
         for weights in (layer.attention_parameters, layer.mlp_parameters):
-            found += self._kernel(
-                weights * self.shape.bytes_of(precision.weights, "layer") / ranks, 2 * weights * tokens / ranks
-            )
+            stored = weights * self.shape.bytes_of(precision.weights, "layer") / ranks
+            found += self._kernel(stored, 2 * weights * tokens / ranks, self._streaming)
         if layer.experts:
             touched = layer.experts * (1 - (1 - layer.active_experts / layer.experts) ** tokens)
             size = layer.expert_parameters
             found += self._kernel(
                 touched * size * self.shape.bytes_of(precision.weights, "expert") / ranks,
                 2 * layer.active_experts * size * tokens / ranks,
+                self._streaming,
             )
         return found
 
@@ -237,18 +248,29 @@ class Roofline:
         if bandwidth is None:
             return Seconds()
         hidden, heads, mlp = passes
-        elements = (
-            hidden * self.shape.hidden + (heads * layer.heads_width + mlp * layer.mlp_width) / self.tensor_parallel
-        )
+        permuted = _PERMUTED * layer.active_experts
+        elements = (hidden + permuted) * self.shape.hidden + (
+            heads * layer.heads_width + mlp * layer.mlp_width
+        ) / self.tensor_parallel
         return Seconds(memory=tokens * elements * STORED_BYTES[self.precision.activations] / bandwidth)
 
     def _exchange(self, tokens: Array) -> Seconds:
-        """Two all-reduces a layer between tensor parallel ranks: 2(n−1)/n of the activations leave each rank."""
+        """Two all-reduces a layer between tensor parallel ranks: 2(n−1)/n of the activations leave each rank.
+
+        Between nodes each is three collectives in turn: in the node, among the nodes, and in the node again.
+        """
         ranks = self.tensor_parallel
-        if ranks == 1 or self.machine.link_bytes_per_s is None:
+        link = self.machine.link_between(ranks)
+        if ranks == 1 or link is None:
             return Seconds()
         sent = 2 * (ranks - 1) / ranks * tokens * self.shape.hidden * STORED_BYTES[self.precision.activations]
-        return Seconds(link=2 * (self.machine.seconds_per_collective + sent / self.machine.link_bytes_per_s))
+        collectives = 3 if ranks > self.machine.node else 1
+        return Seconds(link=2 * (collectives * self.machine.seconds_per_collective + sent / link))
+
+    @property
+    def _streaming(self) -> float:
+        """Bytes a second of the layers' stored weights."""
+        return self.machine.bandwidth_bytes_per_s * UNPACKING.get(self.precision.weights, 1.0)
 
     def _dispatch(self) -> Seconds:
         machine = self.machine
@@ -270,6 +292,9 @@ heads, and of the MLP: norms fused with residuals, rotation in place, activation
 
 _EAGER = (30, 8, 5)
 """The same of an eager training step: norms widened to float32 in five kernels, residuals and rotations apart."""
+
+_PERMUTED = 4
+"""Hidden-sized elements moved for each active expert of a token: copied to its expert's rows, and back to be summed."""
 
 
 def kv_ranks(shape: Shape, tensor_parallel: int) -> int:
