@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from scaling.lengths import format_tokens as format_tokens
     from scaling.lengths import parse_lengths as parse_lengths
     from scaling.lengths import parse_tokens as parse_tokens
+    from scaling.planning import plan as plan
+    from scaling.predict.plan import Plan as Plan
     from scaling.results import Row as Row
     from scaling.results import Store as Store
     from scaling.results import load as load
@@ -35,6 +37,8 @@ _HOMES = {
     "scaling.errors": ["ScalingError"],
     "scaling.lengths": ["format_tokens", "parse_lengths", "parse_tokens"],
     "scaling.laws": ["Fit", "Job", "crossover", "fit_curve", "fit_frame", "totals"],
+    "scaling.planning": ["plan"],
+    "scaling.predict.plan": ["Plan"],
     "scaling.results": ["Row", "Store", "load", "newest_run"],
     "scaling.thinking": ["Delethink", "Environment", "LongCoT"],
 }

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from scaling.cli.console import say
-from scaling.cli.plan_answers import Question, answer_crossover, answer_optimise, answer_table
+from scaling.cli.plan_answers import answer_crossover, answer_optimise, answer_table
 from scaling.errors import UsageError
 from scaling.lengths import parse_lengths, parse_tokens
 from scaling.thinking import MODES
-
-if TYPE_CHECKING:
-    from scaling.predict.calibrate import Calibration
-    from scaling.predict.setup import Device
-    from scaling.predict.shape import Shape
 
 EXAMPLES = (
     "scaling plan --model r1-distill-qwen-1.5b --gpu h100 --lengths 16k,24k,48k,96k",
@@ -119,58 +114,42 @@ def plan(
     Every second is a sum over kernels of the longer of moving their bytes and doing their arithmetic, at shares of the
     datasheet that real software gets; nothing is measured. docs/planning.md derives it.
     """
-    from scaling.predict.distribution import parse
-    from scaling.predict.job import Job
-    from scaling.predict.roofline import Precision
-    from scaling.predict.setup import Setup, Work
+    from scaling.planning import ask
 
     tokens = parse_lengths(lengths)
     _check_questions(crossover, optimise, max_context or min_state or picture, picture)
-    calibration = _calibration(calibrate)
-    on_its_own = calibration is not None and gpu is None
-    gpus = (1 if on_its_own else 8) if gpus is None else gpus
-    name, shape, published = _model(model or (calibration.model if calibration else "r1-distill-qwen-1.5b"))
-    half = calibration.dtype if calibration and on_its_own else "bfloat16"
-    computed = activation_dtype or half
-    stored = weight_dtype or (half if on_its_own else published)
-    # what is computed in less than 16 bits still keeps its keys and values in 16, unless asked otherwise
-    precision = Precision(stored, computed, kv_dtype or (computed if computed == "float32" else "bfloat16"))
-    device = _device(gpu, calibration, computed, gpus)
-    setup = Setup(
-        device=device,
-        gpus=gpus,
-        tensor_parallel=_tensor_parallel(gpus, tensor_parallel, data_parallel),
-        placement=placement,  # type: ignore[arg-type]  # Setup refuses what it does not know
+    question = ask(
+        model,
+        gpu,
+        gpus,
+        modes=mode or MODES,
+        budget=parse_tokens(budget) if budget else None,
+        distribution=distribution,
+        context_size=parse_tokens(context_size),
+        state_size=parse_tokens(state_size) if state_size else None,
+        head=head,
+        carryover=carryover,  # type: ignore[arg-type]  # what is unknown is refused where it is used
+        steps=steps,
+        prompts=prompts,
+        samples=samples,
+        prompt_tokens=parse_tokens(prompt_tokens),
+        passes=passes,
+        tensor_parallel=tensor_parallel,
+        data_parallel=data_parallel,
+        placement=placement,  # type: ignore[arg-type]
         admission=admission,  # type: ignore[arg-type]
         max_sequences=max_sequences,
         memory_fraction=memory_fraction,
-        precision=precision,
         prefix_caching=prefix_caching,
+        weight_dtype=weight_dtype,
+        activation_dtype=activation_dtype,
+        kv_dtype=kv_dtype,
         recompute=recompute,
         price=price,
+        calibrate=calibrate,
     )
-    work = Work(
-        Job(steps, prompts, samples),
-        parse(distribution),
-        parse_tokens(prompt_tokens),
-        passes,
-        parse_tokens(budget) if budget else None,
-    )
-    size = parse_tokens(context_size)
-    question = Question(
-        name,
-        shape,
-        setup,
-        work,
-        modes=tuple(dict.fromkeys(mode or MODES)),
-        context_size=size,
-        state_size=parse_tokens(state_size) if state_size else size // 2,
-        head=head,
-        carryover=carryover,
-        calibrated_with=calibration.run if calibration else None,
-    )
-    for each in question.modes:
-        question.environment(each, size, question.state_size)(tokens[0])  # what makes no sense is refused at once
+    for line in question.calibration.lines() if question.calibration else ():
+        say(line)
     if crossover:
         return answer_crossover(question, json)
     if optimise:
@@ -185,48 +164,3 @@ def _check_questions(crossover: bool, optimise: bool, constraints: object, pictu
         raise UsageError(f"picture {str(picture)!r} ends in neither .svg nor .png; name one, as in grid.svg")
     if constraints and not optimise:
         raise UsageError("max context, min state and picture belong to --optimise; add it")
-
-
-def _model(model: str) -> tuple[str, Shape, str]:
-    """Its name, its shape, and the type that its weights are published in."""
-    from scaling.models import config_of
-    from scaling.predict.shape import Shape, catalogue
-
-    name, config = config_of(model)
-    method = str((config.get("quantization_config") or {}).get("quant_method"))
-    published = catalogue().get(name, {}).get("weights") or {"mxfp4": "mxfp4", "fp8": "float8"}.get(method, "bfloat16")
-    return name, Shape.from_config(config), published
-
-
-def _calibration(run: Path | None) -> Calibration | None:
-    """What a measured run says of its device; said aloud."""
-    if run is None:
-        return None
-    from scaling.predict.calibrate import calibrate
-
-    found = calibrate(run)
-    for line in found.lines():
-        say(line)
-    return found
-
-
-def _device(gpu: str | None, calibration: Calibration | None, activations: str, gpus: int) -> Device:
-    """The device to plan for."""
-    from scaling.predict import hardware
-    from scaling.predict.efficiency import device
-
-    if calibration is not None:
-        return calibration.moved(hardware.gpu(gpu), gpus, activations) if gpu else calibration.here()
-    return device(hardware.gpu(gpu) if gpu else hardware.here(), activations, gpus)
-
-
-def _tensor_parallel(gpus: int, tensor_parallel: int | None, data_parallel: int | None) -> int | None:
-    if data_parallel is None:
-        return tensor_parallel
-    if data_parallel < 1 or gpus % data_parallel:
-        raise UsageError(f"{gpus} GPUs do not divide into {data_parallel} replicas")
-    if tensor_parallel not in (None, gpus // data_parallel):
-        raise UsageError(
-            f"{data_parallel} replicas of {tensor_parallel} GPUs are not {gpus} GPUs; leave one of them out"
-        )
-    return gpus // data_parallel

@@ -11,13 +11,11 @@ from scaling.cli.console import FINISHED_WITH_FAILURES, print_json_list, say, wa
 from scaling.cli.plan_tables import show_crossovers, show_grid, show_plans
 from scaling.errors import UsageError
 from scaling.lengths import format_tokens, parse_lengths, parse_tokens
-from scaling.thinking import Environment, for_budget
 
 if TYPE_CHECKING:
+    from scaling.planning import Question
     from scaling.predict.plan import Plan
     from scaling.predict.search import Choice
-    from scaling.predict.setup import Setup, Work
-    from scaling.predict.shape import Shape
 
 METRICS = (
     "rollout_gpu_hours",
@@ -34,39 +32,6 @@ METRICS = (
 """What a row without a plan has as null."""
 
 CONTEXT_SIZES = tuple(1024 * n for n in (1, 2, 4, 8, 16, 32))
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: a model, where it runs, the job, and the environments."""
-
-    name: str
-    shape: Shape
-    setup: Setup
-    work: Work
-    modes: tuple[str, ...]
-    context_size: int
-    state_size: int
-    head: int
-    carryover: Any
-    calibrated_with: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """What every row of JSON says of the question."""
-        return {"model": self.name, "calibrated_with": self.calibrated_with}
-
-    def environment(self, mode: str, context_size: int, state_size: int) -> Callable[[int], Environment]:
-        return lambda budget: for_budget(
-            mode, budget, context_size=context_size, state_size=state_size, head=self.head, carryover=self.carryover
-        )
-
-    def plan(self, mode: str, tokens: float) -> Plan:
-        return self.chunked_plan(mode, tokens, self.context_size, self.state_size)
-
-    def chunked_plan(self, mode: str, tokens: float, context_size: int, state_size: int) -> Plan:
-        from scaling.predict.plan import plan
-
-        return plan(self.shape, self.setup, self.work, self.environment(mode, context_size, state_size), tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +70,7 @@ def answer_table(question: Question, lengths: Sequence[int], json: bool) -> int:
     if json:
         print_json_list({**question.record(), **row.to_json()} for row in rows)
     else:
-        show_plans(question.name, plans, question.calibrated_with)
+        show_plans(question.model, plans, question.record()["calibrated_with"])
     for each in refused:
         warn(f"{each.mode} at {format_tokens(each.tokens)}: {each.reason}")
     return FINISHED_WITH_FAILURES if refused else 0
@@ -132,9 +97,7 @@ def answer_crossover(question: Question, json: bool) -> int:
     from scaling.predict.search import LONGEST, crossover, flops_crossover
     from scaling.predict.shape import FlopsConvention
 
-    longcot, delethink = (
-        question.environment(mode, question.context_size, question.state_size) for mode in ("longcot", "delethink")
-    )
+    longcot, delethink = (question.environment(mode) for mode in ("longcot", "delethink"))
     found: list[dict[str, Any]] = []
     for convention in get_args(FlopsConvention):
         tokens = flops_crossover(question.shape, convention, longcot, delethink, question.work.prompt_tokens)
@@ -161,7 +124,7 @@ def answer_crossover(question: Question, json: bool) -> int:
     if json:
         print_json_list({**question.record(), **each} for each in found)
     else:
-        show_crossovers(question.name, found, planned("delethink", ladder[0]), question.calibrated_with)
+        show_crossovers(question.model, found, planned("delethink", ladder[0]), question.record()["calibrated_with"])
     return 0
 
 
@@ -171,7 +134,7 @@ def answer_optimise(
     from scaling.predict.search import best, grid
 
     choices = grid(
-        lambda context_size, state_size: question.chunked_plan("delethink", tokens, context_size, state_size),
+        lambda context_size, state_size: question.plan("delethink", tokens, context_size, state_size),
         CONTEXT_SIZES,
         largest_context=parse_tokens(max_context) if max_context else None,
         least_state=parse_tokens(min_state) if min_state else None,
@@ -180,9 +143,9 @@ def answer_optimise(
     if json:
         print_json_list({**question.record(), **choice.to_json(), "best": choice.plan is winner} for choice in choices)
     else:
-        show_grid(question.name, tokens, choices, winner)
+        show_grid(question.model, tokens, choices, winner)
     if picture is not None:
-        _draw(choices, f"{question.name}, {format_tokens(tokens)} tokens: total GPU-hours", picture)
+        _draw(choices, f"{question.model}, {format_tokens(tokens)} tokens: total GPU-hours", picture)
     return 0
 
 
