@@ -33,8 +33,3 @@ def test_every_command_shown_has_the_options_it_uses(cli, command):
     help_text = cli(name, "--help").out
     for option in (argument for argument in arguments if argument.startswith("--")):
         assert option in help_text
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_every_local_link_leads_somewhere(link):
-    assert (Path(__file__).parent.parent / link).exists()
