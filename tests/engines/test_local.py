@@ -203,6 +203,25 @@ def test_counters_are_the_tokens_processed_when_responses_end_early() -> None:
     assert stats.decode_seconds > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_keys_and_values_take_the_bytes_that_the_shape_counts(family: str, dtype: torch.dtype) -> None:
+    """Allocated: every page's tokens. Touched: those of the prompt, and of each token that was fed back."""
+    model = model_of(family, dtype)
+    a_token = model.shape.kv_bytes_per_token(str(dtype).removeprefix("torch."))
+    engine = engine_of(model)
+    assert engine._batch is not None
+    kv = engine._batch.kv
+    data = kv.data
+    assert data.nbytes == a_token * kv.pages * PAGE_TOKENS
+    engine.submit(Request(prompt(200), max_tokens=51, ignore_eos=True))
+    while not engine.step():
+        pass
+    places = data.permute(2, 4, 0, 1, 3, 5).reshape(kv.pages * PAGE_TOKENS, -1)
+    touched = places[places.any(dim=1)]
+    assert touched.nbytes == a_token * (200 + 50)
+
+
 def test_a_small_memory_queues_first_come_first_served_and_changes_no_sample() -> None:
     requests = [Request(prompt(100, i), max_tokens=60 + 40 * (i % 3), seed=i) for i in range(7)]
     expected = [c.tokens for c in run(engine_of(), requests)]
