@@ -124,8 +124,6 @@ def calibrate(run: Path | str, *, up_to: int | None = None) -> Calibration:
     cannot be read.
     """
     store = Store.open(run)
-    if store.manifest.get("config", {}).get("engine") == "simulated":
-        raise UsageError(f"{store.path} is a simulated run: it repeats what was assumed; calibrate with a measured one")
     probed = Probed.of(store.manifest)
     usable = timed(store.frame())
     rows = usable if up_to is None else usable[usable["mean_thinking_tokens"] <= up_to]
@@ -233,7 +231,7 @@ def _told(name: str, fitted: Fitted, peak: float | None) -> str:
     title, scale, unit = TITLES[name]
     value, low, high, probed = (scale * each for each in (fitted.value, fitted.low, fitted.high, fitted.probed))
     share = f", {fitted.value / peak:.0%} of the datasheet" if peak else ""
-    doubt = "" if fitted.determined else "; known only together with others"
+    doubt = "" if fitted.determined else "; not determined by these rows"
     return f"{title}: {value:.3g} {unit} (95 % interval {low:.3g} to {high:.3g}; probed {probed:.3g}{doubt}){share}"
 
 

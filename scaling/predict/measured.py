@@ -109,8 +109,10 @@ class Probed:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Probed:
-        """Raises `UsageError` where the manifest has no probed machine or no model, `CheckpointError` where the model
-        is of a kind that cannot be priced."""
+        """Raises `UsageError` where the run was simulated or the manifest has no probed machine or no model, and
+        `CheckpointError` where the model is of a kind that cannot be priced."""
+        if manifest.get("config", {}).get("engine") == "simulated":
+            raise UsageError("a simulated run repeats what it was told of its device; take one that was measured")
         machine, config = manifest.get("machine"), manifest.get("model", {}).get("config")
         if not machine or not config:
             raise UsageError(

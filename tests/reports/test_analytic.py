@@ -72,7 +72,8 @@ def test_runs_on_different_machines_give_their_mean(frame, fits):
 
 def test_a_run_without_a_probe_or_a_known_model_has_none(frame, fits):
     unknown = {**manifest(), "model": {"name": "m", "config": {"model_type": "mamba"}}}
-    assert rooflines({"first": {"config": {}}, "second": unknown}) == {}
+    simulated = {**manifest(), "config": {"engine": "simulated", "dtype": "float32"}}
+    assert rooflines({"first": {"config": {}}, "second": unknown, "third": simulated}) == {}
     bare = settings(frame, fits)[0]
     assert all(math.isnan(seconds) for seconds in analytic(bare, bare.variants[0], "rollout", [4096, 8192]))
     assert set(tables.costs(bare).shown["analytic, s"]) == {tables.NONE}
