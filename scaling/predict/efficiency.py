@@ -101,7 +101,7 @@ TRAINING = Efficiency(
     bandwidth=0.85,
     kv_bandwidth=0.85,
     matmul=0.95,
-    attention=0.70,
+    attention=0.60,
     halved_at=_HALVED_AT,
     link=0.75,
     seconds_per_kernel=5e-6,
@@ -115,10 +115,10 @@ TRAINING = Efficiency(
 
 `matmul`, `halved_at`: the same software (MPT, 1B to 70B, sequences of 512 to 2048) uses 0.6 of an A100's arithmetic
 and 0.42 of an H100's, which has twice the arithmetic for a byte of bandwidth and less power for each FLOP; beside the
-traffic of activations, which is counted apart, that is 0.70 (at 153 FLOPs a byte) and 0.56 (at 295) of the peak while a
-product runs. A straight line through the inverse of the two leaves 0.95 where memory never lags, and half at 420.
-`attention`: FlashAttention-2 gets 0.73 of an A100 forward and 0.63 backward, 0.34 of an H100 in both, FlashAttention-3
-0.75 forward; at 2.5 times the forward FLOPs backward, where 2 are counted, that is 0.51 of an A100 and 0.41 of an H100.
+traffic of activations, which is counted apart, that is 0.70 (at 153 FLOPs a byte) and 0.56 (at 295) of the peak while
+a product runs. A straight line through the inverse of the two leaves 0.95 where memory never lags, and half at 420.
+`attention`: at 2.5 times the forward FLOPs backward, where 2 are counted, FlashAttention-2 gets 0.56 of an A100 and
+0.30 of an H100, FlashAttention-3 about 0.50 of an H100, MPT's older kernel 0.29 and 0.18: 0.44 and 0.35 are between.
 `seconds_per_kernel`: a launch from Python that runs ahead of the GPU most of the time."""
 
 
