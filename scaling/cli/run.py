@@ -22,6 +22,7 @@ EXAMPLES = (
     "scaling run                                                   # the tiny model here, in minutes",
     "scaling run --mode delethink --lengths 8k..96k",
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
+    "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
     "scaling run --resume                                          # go on with the newest run",
 )
 
@@ -40,7 +41,15 @@ def run(
             "Default: r1-distill-qwen-1.5b where there is a GPU, tiny where not."
         ),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="What runs the model: local.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="local runs the model here; simulated prices every step on --gpu from a roofline, and runs no model."
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="What the simulated engine simulates: h100, h200, a100, b200, mi300x, …")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16. Default: bfloat16 on a GPU, float32 on a CPU.")
     ] = None,
@@ -90,6 +99,7 @@ def run(
         "lengths": tuple(parse_lengths(lengths)) if lengths is not None else None,
         "model": model,
         "engine": engine,
+        "gpu": gpu,
         "dtype": dtype,
         "context_size": parse_tokens(context_size) if context_size is not None else None,
         "state_size": parse_tokens(state_size) if state_size is not None else None,
@@ -120,10 +130,14 @@ def run(
     _say_what_auto_leaves_out(prepared)
     say(
         f"{len(prepared.planned)} cells × {config.repeats} repeats on {prepared.device}, "
-        f"about {_duration(prepared.expected_seconds)}; into {target}"
+        f"about {_duration(prepared.expected_seconds)}{_of_its_time(prepared)}; into {target}"
     )
     command = shlex.join(["scaling", *sys.argv[1:]])
     return _finish(target, lambda observe: execute(prepared, target, observe=observe, command=command), json)
+
+
+def _of_its_time(prepared: Prepared) -> str:
+    return " of its time, in much less of ours" if prepared.config.gpu else ""
 
 
 def _resume(out: Path | None, json: bool) -> int:
@@ -246,7 +260,8 @@ def _show_plan(prepared: Prepared, json: bool) -> None:
         length, chunks = format_tokens(p.cell.thinking_tokens), len(p.cell.response_lengths)
         table.add_row(p.cell.environment, p.cell.phase, p.cell.method, length, f"{chunks}", _duration(p.seconds))
     Console().print(table)
-    print(f"about {_duration(prepared.expected_seconds)} in all, estimated from a roofline of this machine")
+    machine = "that GPU" if prepared.config.gpu else "this machine"
+    print(f"about {_duration(prepared.expected_seconds)} in all, estimated from a roofline of {machine}")
     for found in bend:
         share, length = found["curvature_share"], format_tokens(found["thinking_tokens"])
         print(f"predicted: {share:.0%} of {found['environment']}'s full rollout at {length} is quadratic")

@@ -12,6 +12,8 @@ from scaling.errors import UsageError, unknown
 from scaling.results import Method, Phase
 from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment, for_budget
 
+SIMULATED = "simulated"
+ENGINES = ("local", SIMULATED)
 MethodChoice = Literal["auto", "full", "profile"]
 
 
@@ -20,7 +22,8 @@ class RunConfig:
     """Everything that decides what a run measures; the manifest keeps it, and `--from` reads it back.
 
     `lengths`: thinking tokens of a trace. `concurrency`: traces in flight at most. `kv_memory`: bytes of KV memory,
-    None for what the cells need. `tiny`'s context size defaults to 1024, so that a laptop reaches many chunks.
+    None for what the cells need. `tiny`'s context size defaults to 1024, so that a laptop reaches many chunks. `gpu`:
+    the one to simulate, with engine `simulated` alone.
     """
 
     model: str
@@ -40,6 +43,7 @@ class RunConfig:
     method: MethodChoice = "auto"
     kv_memory: int | None = None
     seed: int = 0
+    gpu: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lengths", "modes", "phases"):
@@ -49,6 +53,14 @@ class RunConfig:
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {value} is not positive; give at least 1")
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        if self.engine == SIMULATED and self.gpu is None:
+            raise UsageError("the simulated engine needs to know what it simulates; give --gpu, as in --gpu h100")
+        if self.engine != SIMULATED and self.gpu is not None:
+            raise UsageError(
+                f"--gpu {self.gpu} goes with --engine simulated; engine {self.engine!r} runs on this machine"
+            )
         for phase in self.phases:
             if phase not in get_args(Phase):
                 raise unknown("phase", phase, get_args(Phase))

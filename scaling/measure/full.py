@@ -49,12 +49,12 @@ def random_queries(count: int, tokens: int, vocabulary: int, seed: int) -> list[
 
 
 def measure_full(
-    engine: Engine, cell: Cell, seed: int, *, interlude: Callable[[float], float] | None = None
+    engine: Engine, cell: Cell, seed: int, *, interlude: Callable[[float], None] | None = None
 ) -> Measurement:
     """Samples the cell's traces, end-of-sequence ignored, and returns what it took.
 
     `interlude(done)` is called after every engine step with the share of tokens sampled so far; the seconds that it
-    returns, spent on something else, are not the rollout's.
+    takes on the engine's clock are not the rollout's.
     """
     environment = cell.rebuild_environment()
     lengths = cell.response_lengths
@@ -67,7 +67,9 @@ def measure_full(
         nonlocal aside
         if interlude is not None:
             done = engine.stats().decode_tokens - before.decode_tokens
-            aside += interlude(done / max(expected, 1))
+            entered = engine.now()
+            interlude(done / max(expected, 1))
+            aside += engine.now() - entered
 
     start = engine.now()
     traces = rollout(

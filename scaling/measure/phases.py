@@ -7,20 +7,31 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scaling.engines.base import Engine
 from scaling.measure.cells import Cell
 from scaling.measure.full import Measurement
-from scaling.measure.subject import Subject
 
 if TYPE_CHECKING:
+    from scaling.decoder import Decoder
     from scaling.update import Batch, Sample
 
 TOKEN_BUDGET = 8192
 """Input tokens of a micro-batch; a longer chunk is one alone."""
 
 
-def measure_phase(subject: Subject, cell: Cell, seed: int) -> Measurement:
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model, and the engine that samples it, on one torch device."""
+
+    model: Decoder
+    engine: Engine
+    torch_device: str
+
+
+def measure_phase(trained: Trained, cell: Cell, seed: int) -> Measurement:
     """Measures one repeat of a `logprob`, `update` or `sync` cell.
 
     `full` puts every chunk of every trace through the model, packed; `profile` times each distinct chunk length once
@@ -28,22 +39,22 @@ def measure_phase(subject: Subject, cell: Cell, seed: int) -> Measurement:
     sliced log-probabilities; the optimizer's step is not in it, being paid once a batch and not once a trace.
     """
     if cell.phase == "sync":
-        return _sync(subject)
+        return _sync(trained)
     from scaling.update import Batch, pack
 
     segments = Counter((s.prompt, s.decode) for s in cell.segments)
     generator = random.Random(seed)
-    _train(subject, cell, [Batch.of([_sample(generator, subject, 32, 32)])])  # first-use costs
+    _train(trained, cell, [Batch.of([_sample(generator, trained, 32, 32)])])  # first-use costs
     elapsed = wall = 0.0
     if cell.method == "profile":
-        samples = [_sample(generator, subject, *segment) for segment in segments]
+        samples = [_sample(generator, trained, *segment) for segment in segments]
         for sample, count in zip(samples, segments.values(), strict=True):
-            seconds = _train(subject, cell, [Batch.of([sample])])
+            seconds = _train(trained, cell, [Batch.of([sample])])
             elapsed += seconds
             wall += seconds * count * cell.traces
     else:
-        samples = [_sample(generator, subject, s.prompt, s.decode) for s in cell.segments for _ in range(cell.traces)]
-        elapsed = wall = _train(subject, cell, pack(samples, TOKEN_BUDGET))
+        samples = [_sample(generator, trained, s.prompt, s.decode) for s in cell.segments for _ in range(cell.traces)]
+        elapsed = wall = _train(trained, cell, pack(samples, TOKEN_BUDGET))
     return Measurement(
         wall_seconds=wall,
         elapsed_seconds=elapsed,
@@ -53,44 +64,44 @@ def measure_phase(subject: Subject, cell: Cell, seed: int) -> Measurement:
     )
 
 
-def _train(subject: Subject, cell: Cell, batches: Sequence[Batch]) -> float:
+def _train(trained: Trained, cell: Cell, batches: Sequence[Batch]) -> float:
     """Seconds of the phase over these micro-batches, synchronised."""
     import torch
 
     from scaling.update import backward, logprobs
 
-    batches = [batch.to(subject.torch_device) for batch in batches]
-    start = _now(subject)
+    batches = [batch.to(trained.torch_device) for batch in batches]
+    start = _now(trained)
     for batch in batches:
         if cell.phase == "update":
-            backward(subject.model, batch, traces=cell.traces)
+            backward(trained.model, batch, traces=cell.traces)
         else:
             with torch.no_grad():
-                logprobs(subject.model, batch)
-    seconds = _now(subject) - start
-    subject.model.zero_grad(set_to_none=True)
+                logprobs(trained.model, batch)
+    seconds = _now(trained) - start
+    trained.model.zero_grad(set_to_none=True)
     return seconds
 
 
-def _sample(generator: random.Random, subject: Subject, prompt: int, response: int) -> Sample:
+def _sample(generator: random.Random, trained: Trained, prompt: int, response: int) -> Sample:
     from scaling.update import Sample
 
-    tokens = tuple(generator.choices(range(subject.shape.vocabulary), k=prompt + response))
-    likely = -math.log(subject.shape.vocabulary)  # of a token under random weights: importance weights near 1
+    tokens = tuple(generator.choices(range(trained.model.shape.vocabulary), k=prompt + response))
+    likely = -math.log(trained.model.shape.vocabulary)  # of a token under random weights: importance weights near 1
     return Sample(tokens[:prompt], tokens[prompt:], 1.0, (likely,) * response, 0, response)
 
 
-def _sync(subject: Subject) -> Measurement:
+def _sync(trained: Trained) -> Measurement:
     """Copies the trainer's weights into the engine once; `wall_seconds` is the whole transfer."""
-    tensors = [(name, tensor.detach().clone()) for name, tensor in subject.model.named_parameters()]
-    start = _now(subject)
-    subject.engine.load_weights(tensors, version=0)
-    seconds = _now(subject) - start
+    tensors = [(name, tensor.detach().clone()) for name, tensor in trained.model.named_parameters()]
+    start = _now(trained)
+    trained.engine.load_weights(tensors, version=0)
+    seconds = _now(trained) - start
     return Measurement(wall_seconds=seconds, elapsed_seconds=seconds, processed_tokens=0)
 
 
-def _now(subject: Subject) -> float:
-    if subject.torch_device != "cpu":
+def _now(trained: Trained) -> float:
+    if trained.torch_device != "cpu":
         import torch
 
         torch.cuda.synchronize()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scaling.engines.base import Limits
 from scaling.measure import profile
-from scaling.measure.cells import Cell, RunConfig, cells_for
+from scaling.measure.cells import SIMULATED, Cell, RunConfig, cells_for
 from scaling.predict.roofline import Machine, Precision, Roofline
 from scaling.predict.shape import DTYPE_BYTES, Shape
 from scaling.results import Phase
@@ -29,22 +30,34 @@ class PlannedCell:
         return cls(Cell.from_json(data), float(data["expected_seconds"]))
 
 
-def plan(config: RunConfig, shape: Shape, machine: Machine, *, weights: str, device: str) -> list[PlannedCell]:
-    """The cells of a run.
+def plan(
+    config: RunConfig,
+    shape: Shape,
+    machine: Machine,
+    *,
+    weights: str,
+    device: str,
+    training: Machine | None = None,
+) -> list[PlannedCell]:
+    """The cells of a run on a `machine`, of which `training` is what it is in training phases if not the same.
 
     `auto` measures rollouts in full, from the shortest length up, as far as they should take `AUTO_FULL_SECONDS` in
     all; if lengths are left, the rollout of every length is profiled too, so that one curve reaches the longest with
     one method. Training phases have no such short cut for LongCoT: `auto` measures them where rollouts are full, and
-    everywhere where no rollout is asked for.
+    everywhere where no rollout is asked for. Simulated rollouts cost no time to speak of: `auto` takes all in full.
     """
 
     def cells(method: Any, lengths: tuple[int, ...], phases: tuple[Phase, ...]) -> list[PlannedCell]:
         made = cells_for(config, method, lengths, phases, weights=weights, device=device)
-        return [PlannedCell(cell, expected_seconds(cell, shape, machine)) for cell in made]
+        trained = training or machine
+        return [
+            PlannedCell(cell, expected_seconds(cell, shape, machine if cell.phase == "rollout" else trained))
+            for cell in made
+        ]
 
     if config.method == "profile":
         return _share_visits(cells("profile", config.lengths, config.phases), shape, machine)
-    if config.method == "full" or "rollout" not in config.phases:
+    if config.method == "full" or config.engine == SIMULATED or "rollout" not in config.phases:
         return cells("full", config.lengths, config.phases)
     reached: tuple[int, ...] = ()
     left = AUTO_FULL_SECONDS
@@ -65,8 +78,8 @@ def expected_seconds(cell: Cell, shape: Shape, machine: Machine) -> float:
         return 2 * shape.parameters * DTYPE_BYTES[cell.weight_dtype] / machine.bandwidth_bytes_per_s
     roofline = Roofline(shape, machine, Precision(cell.weight_dtype, cell.activation_dtype, cell.kv_dtype))
     if cell.phase == "rollout":
-        waves = profile.rows_of(cell, Limits(10**18, cell.concurrency, 10**18))
-        return sum(float(roofline.rollout(cell.segments, rows).total) for rows in waves)
+        waves = Counter(profile.rows_of(cell, Limits(10**18, cell.concurrency, 10**18)))
+        return sum(times * float(roofline.rollout(cell.segments, rows).total) for rows, times in waves.items())
     a_trace = roofline.update(cell.segments) if cell.phase == "update" else roofline.logprob(cell.segments)
     return cell.traces * float(a_trace.total)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.measure.cells import Cell
+from scaling.measure.cells import SIMULATED, Cell
 from scaling.measure.full import Measurement
 from scaling.measure.telemetry import Telemetry
 from scaling.predict.shape import FlopsConvention, Shape
@@ -47,8 +47,10 @@ def build_row(
     if found and found.occupancy:
         valid, invalid = found.occupancy.verdict()
     # what the process used as a whole is the cell's only if it did nothing else meanwhile
-    whole = found is not None and cell.method == "full" and not found.disturbed
+    whole = found is not None and cell.method == "full" and not found.disturbed and cell.engine != SIMULATED
     why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else PROFILED_MEANWHILE
+    if found and cell.engine == SIMULATED:  # this machine only did the arithmetic: nobody disturbs a virtual clock
+        valid, invalid, why_not_whole = True, None, SIMULATED
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)

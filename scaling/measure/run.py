@@ -11,18 +11,17 @@ from typing import Any
 from scaling.engines.base import Limits
 from scaling.errors import StoreError, UsageError, unknown
 from scaling.lengths import parse_lengths
-from scaling.measure.cells import RunConfig
+from scaling.measure.cells import SIMULATED, RunConfig
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
 from scaling.measure.machine import probe_machine
 from scaling.measure.plan import PlannedCell, plan
+from scaling.measure.simulation import build_simulation, simulated_device, simulated_limits
 from scaling.measure.subject import Subject, build_subject, device_kind, has_gpu, torch_device
 from scaling.measure.sweep import Progress, Sweep
 from scaling.models import Source, resolve
 from scaling.predict.shape import Shape
 from scaling.results import Store
 from scaling.thinking import Delethink
-
-ENGINES = ("local",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
     if like is not None:
         base = dict(Store.open(like).manifest["config"])
     else:
-        gpu = has_gpu()
+        gpu = given.get("engine") == SIMULATED or has_gpu()
         model = given.get("model", "r1-distill-qwen-1.5b" if gpu else "tiny")
         base = {
             "model": model,
@@ -74,6 +73,8 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
         merged["state_size"] = merged["context_size"] // 2
     if "traces" not in given and (like is None or "concurrency" in given):
         merged["traces"] = merged["concurrency"]
+    if merged.get("engine") != SIMULATED and "gpu" not in given:
+        merged["gpu"] = None  # of a simulated run that is now measured
     config = RunConfig.from_json(merged)
     if iterations is None:
         return config
@@ -110,29 +111,36 @@ def default_directory(config: RunConfig) -> Path:
 
 
 def prepare(config: RunConfig) -> Prepared:
-    """Plans a run without building its model: probes the machine for a second, then costs every cell analytically."""
-    if config.engine not in ENGINES:
-        raise unknown("engine", config.engine, ENGINES)
+    """Plans a run without building its model: costs every cell analytically, on a machine that is probed for a second
+    unless it is simulated."""
     source = resolve(config.model, weights=False)
     if source.path is not None:
         config = replace(config, model=str(source.path.resolve()))  # so that it resumes from anywhere
     shape = Shape.from_config(source.config)
-    machine = probe_machine(torch_device(), config.dtype)
+    here = fingerprint()
+    training = None
+    if config.engine == SIMULATED:
+        gpu, name = simulated_device(config)
+        kind, machine, training = name, gpu.serving, gpu.training
+    else:
+        kind, machine = device_kind(), probe_machine(torch_device(), config.dtype)
+        name = kind if has_gpu() else f"{here['hardware']['cpu']}, {here['software']['torch_threads']} threads"
     planned = plan(
         replace(config, model=source.name),
         shape,
         machine,
         weights=source.digest or source.weights,
-        device=device_kind(),
+        device=kind,
+        training=training,
     )
+    if config.engine == SIMULATED:
+        simulated_limits(config, shape, [p.cell for p in planned])  # refuses what does not fit before anything starts
     longest = max(p.cell.peak_context for p in planned)
     if source.weights == "checkpoint" and longest > shape.max_positions:
         raise UsageError(
             f"these cells reach a context of {longest} tokens, but {source.name} was trained for "
             f"{shape.max_positions}; shorten --lengths or --context-size"
         )
-    here = fingerprint()
-    name = device_kind() if has_gpu() else f"{here['hardware']['cpu']}, {here['software']['torch_threads']} threads"
     return Prepared(config, source, name, planned, here, machine.to_json())
 
 
@@ -140,7 +148,7 @@ def execute(
     prepared: Prepared, out: Path, *, observe: Callable[[Progress], None] = lambda _: None, command: str | None = None
 ) -> Outcome:
     """Measures a prepared run into a new directory `out`."""
-    subject = build_subject(prepared.config, prepared.source, [p.cell for p in prepared.planned])
+    subject = _subject(prepared.config, prepared.source, prepared.planned)
     store = Store.create(
         out,
         {
@@ -176,9 +184,16 @@ def resume(out: Path, *, observe: Callable[[Progress], None] = lambda _: None) -
     source = resolve(config.model, weights=False)
     if source.digest != store.manifest["model"]["digest"]:
         raise StoreError(f"{out} was begun with other weights of {config.model}; start a new run with --from {out}")
-    subject = build_subject(config, source, [p.cell for p in planned])
+    subject = _subject(config, source, planned)
     subject.profile_limits = Limits(**store.manifest["profile_limits"])
     return _sweep(store, config, subject, planned, observe)
+
+
+def _subject(config: RunConfig, source: Source, planned: list[PlannedCell]) -> Subject:
+    cells = [p.cell for p in planned]
+    if config.engine == SIMULATED:
+        return build_simulation(config, Shape.from_config(source.config), cells)
+    return build_subject(config, source, cells)
 
 
 def _sweep(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from scaling.engines.base import Engine, Limits, Profilable
-from scaling.measure.cells import Cell, RunConfig
+from scaling.measure.cells import SIMULATED, Cell, RunConfig
+from scaling.measure.full import Measurement
+from scaling.measure.phases import Trained, measure_phase
 from scaling.models import Source
 from scaling.predict.shape import Shape
 from scaling.rollout import Sampling, rollout
 from scaling.thinking import LongCoT
-
-if TYPE_CHECKING:
-    from scaling.decoder import Decoder
 
 WARM_UP_TOKENS = 64
 MEMORY_SHARE = 0.7  # of the free memory that KV may take unless the user says how much
@@ -23,17 +22,20 @@ MEMORY_SHARE = 0.7  # of the free memory that KV may take unless the user says h
 @dataclass(slots=True)
 class Subject:
     """`profile_limits` is what the profile method integrates under: the sequences in flight, and the KV tokens that
-    the memory budget stands for, whether or not the engine has allocated them."""
+    the memory budget stands for, whether or not the engine has allocated them. `train` measures a training phase, from
+    a cell and a seed."""
 
     shape: Shape
     torch_device: str
     engine: Engine
     profilable: Profilable
     profile_limits: Limits
-    model: Decoder
+    train: Callable[[Cell, int], Measurement]
 
     def warm_up(self, seed: int) -> None:
         """First-use costs (threads, allocators, kernels) are paid before anything is measured."""
+        if self.engine.name == SIMULATED:
+            return  # has none
         count = self.engine.limits().max_sequences
         queries = [[(seed + i) % self.shape.vocabulary] * 16 for i in range(count)]
         lengths = [[WARM_UP_TOKENS]] * count
@@ -90,4 +92,5 @@ def build_subject(config: RunConfig, source: Source, cells: Sequence[Cell]) -> S
     wanted = config.concurrency * pages_of(longest) * PAGE_TOKENS * per_token
     engine = LocalEngine(model, kv_bytes=min(wanted, budget), max_sequences=config.concurrency, max_length=longest)
     limits = Limits(budget // per_token, config.concurrency, max(config.lengths) + config.prompt_tokens)
-    return Subject(shape, device, engine, engine, limits, model)
+    train = partial(measure_phase, Trained(model, engine, device))
+    return Subject(shape, device, engine, engine, limits, train)

@@ -10,9 +10,8 @@ from functools import partial
 
 from scaling.errors import MemoryLimitError, ran_out_of_memory
 from scaling.measure import profile
-from scaling.measure.cells import Cell
+from scaling.measure.cells import SIMULATED, Cell
 from scaling.measure.full import Measurement, measure_full
-from scaling.measure.phases import measure_phase
 from scaling.measure.plan import PlannedCell
 from scaling.measure.rows import Context, build_row
 from scaling.measure.subject import Subject
@@ -74,7 +73,7 @@ class Sweep:
             if training:
                 self.subject.engine.sleep()  # its KV memory is the trainer's meanwhile, as where both share a device
                 for cell in _interleaved(training, self.seed + repeat):
-                    self._attempt(cell, repeat, partial(measure_phase, self.subject))
+                    self._attempt(cell, repeat, self.subject.train)
                 self.subject.engine.wake()
 
     def _rollouts(self, cells: Sequence[Cell], visits: Visits, repeat: int) -> None:
@@ -139,9 +138,11 @@ class Interlude:
     def measure(self, cell: Cell, seed: int) -> Measurement:
         """Measures the cell, itself in between."""
         found = measure_full(self.sweep.subject.engine, cell, seed, interlude=self)
+        if cell.engine == SIMULATED:  # its seconds are not ours
+            found = replace(found, elapsed_seconds=time.perf_counter() - self.started - self.aside)
         return replace(found, disturbed=self.visited)
 
-    def __call__(self, done: float) -> float:
+    def __call__(self, done: float) -> None:
         entered = time.perf_counter()
         if self.visits.share < min(self.begun + self.part * done, 1.0):  # the sum may round to more than all
             self.visits.one()
@@ -151,9 +152,7 @@ class Interlude:
             tokens = done * self.cell.traces * self.cell.thinking_tokens
             rate = tokens / max(entered - self.started - self.aside, 1e-9)
             self.sweep.report(label(self.cell), [self.cell], done, rate)
-        spent = time.perf_counter() - entered
-        self.aside += spent
-        return spent
+        self.aside += time.perf_counter() - entered
 
 
 class Visits:

@@ -75,7 +75,7 @@ class Row:
     device_seconds_per_trace: float | None
     prefill_seconds: float | None
     decode_seconds: float | None
-    elapsed_seconds: float | None  # of the measuring itself: equals wall_seconds where method is full
+    elapsed_seconds: float | None  # of measuring: equals wall_seconds where method is full and not simulated
     tokens_per_second: float | None  # thinking tokens of all traces ÷ wall_seconds
     flops: float | None
     flops_convention: str
