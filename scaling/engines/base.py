@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from scaling.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,6 +31,20 @@ class Request:
     stop: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int = 0
+
+    def check(self, vocabulary: int) -> None:
+        """Raises `UsageError` if it makes no sense for a model of so many token ids."""
+        if not self.prompt:
+            raise UsageError("the prompt is empty; give at least one token id")
+        if min(self.prompt) < 0 or max(self.prompt) >= vocabulary:
+            bad = next(token for token in self.prompt if not 0 <= token < vocabulary)
+            raise UsageError(f"token id {bad} is outside the vocabulary of {vocabulary}")
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens {self.max_tokens} is not positive")
+        if self.temperature < 0:
+            raise UsageError(f"temperature {self.temperature} is negative; 0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p {self.top_p} is not above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class LocalEngine:
 
         Raises `UsageError` if it makes no sense for this model, `MemoryLimitError` if it could never fit.
         """
-        self._check(request)
+        self._awake()
+        request.check(self.vocabulary)
         ends = frozenset() if request.ignore_eos else frozenset((*self.eos, *request.stop))
         row = Row(self._next_id, request, ends, self.now())
         limits = self._limits
@@ -233,20 +234,6 @@ class LocalEngine:
         if self._batch is None:
             raise UsageError("the engine sleeps or is closed; wake it first")
         return self._batch
-
-    def _check(self, request: Request) -> None:
-        self._awake()
-        if not request.prompt:
-            raise UsageError("the prompt is empty; give at least one token id")
-        if min(request.prompt) < 0 or max(request.prompt) >= self.vocabulary:
-            bad = next(token for token in request.prompt if not 0 <= token < self.vocabulary)
-            raise UsageError(f"token id {bad} is outside the vocabulary of {self.vocabulary}")
-        if request.max_tokens < 1:
-            raise UsageError(f"max_tokens {request.max_tokens} is not positive")
-        if request.temperature < 0:
-            raise UsageError(f"temperature {request.temperature} is negative; 0 is greedy")
-        if not 0 < request.top_p <= 1:
-            raise UsageError(f"top_p {request.top_p} is not above 0 and at most 1")
 
     def _admit(self) -> list[Row]:
         """Takes from the front of the queue what fits beside the running rows."""

@@ -111,7 +111,8 @@ class SimulatedEngine:
 
         Raises `UsageError` if it makes no sense for this model, `MemoryLimitError` if it could never fit.
         """
-        self._check(request)
+        self._check_awake()
+        request.check(self.vocabulary)
         ends = frozenset() if request.ignore_eos else frozenset((*self.eos, *request.stop))
         row = _Row(self._next_id, request, _table(self.vocabulary, ends), self._clock)
         total = len(request.prompt) + request.max_tokens
@@ -324,20 +325,6 @@ class SimulatedEngine:
             last_token=self._clock,
             weights_version=row.weights_version,
         )
-
-    def _check(self, request: Request) -> None:
-        self._check_awake()
-        if not request.prompt:
-            raise UsageError("the prompt is empty; give at least one token id")
-        if min(request.prompt) < 0 or max(request.prompt) >= self.vocabulary:
-            bad = next(token for token in request.prompt if not 0 <= token < self.vocabulary)
-            raise UsageError(f"token id {bad} is outside the vocabulary of {self.vocabulary}")
-        if request.max_tokens < 1:
-            raise UsageError(f"max_tokens {request.max_tokens} is not positive")
-        if request.temperature < 0:
-            raise UsageError(f"temperature {request.temperature} is negative; 0 is greedy")
-        if not 0 < request.top_p <= 1:
-            raise UsageError(f"top_p {request.top_p} is not above 0 and at most 1")
 
     def _check_awake(self) -> None:
         if not self._awake:
