@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -168,9 +169,9 @@ def plan(
     context = schedule.longest_context(longest)
     context_mean = mean_context(schedule, lengths)
     admitted = context if setup.admission == "reserved" else context_mean
-
     costs = Costs(shape, setup, schedule, lengths)
 
+    @cache
     def generated(ranks: int, gpus: int) -> tuple[Phase, float]:
         limit, kv_tokens = _limit(shape, setup, ranks, admitted), math.inf
         if setup.admission == "paged" and setup.placement != "asynchronous":
@@ -178,7 +179,11 @@ def plan(
         return costs.rollout(ranks, gpus // ranks, limit, kv_tokens)
 
     sizes = memory.replica_sizes(shape, setup, context)
-    ranks = sizes[0] if len(sizes) == 1 else min(sizes, key=lambda size: generated(size, setup.gpus)[0].total)
+    ranks = sizes[0]
+    for larger in sizes[1:]:
+        if generated(larger, setup.gpus)[0].total >= generated(ranks, setup.gpus)[0].total:
+            break  # what ranks exchange only grows from here
+        ranks = larger
     limit = _limit(shape, setup, ranks, admitted)
     colocated = setup.placement == "colocated"
 
