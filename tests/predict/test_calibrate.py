@@ -1,12 +1,15 @@
 """Calibration on committed runs: fitted to their shorter lengths, it is right about the longer ones."""
 
 import json
+import math
+import random
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ import pytest
 from scaling.errors import CheckpointError, StoreError, UsageError
 from scaling.predict.calibrate import calibrate, held_out, summary
 from scaling.predict.hardware import gpu
+from scaling.predict.measured import Batch, Passes, Probed, records
+from scaling.predict.roofline import Machine, Roofline
+from scaling.results import Row, Store
 
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
 RATES = {"bandwidth", "kv_bandwidth", "matmul", "attention"}
@@ -36,6 +42,51 @@ def altered(tmp_path: Path) -> Altered:
         return path
 
     return copy
+
+
+def generated(path: Path, machine: Machine, noise: float) -> Path:
+    """The rows and grids of a committed run, as `machine` would have left them."""
+    source = Store.open(RUNS / "agreement")
+    probed = Probed.of(source.manifest)
+    roofline = Roofline(probed.shape, machine, probed.precision)
+    noisy = random.Random(0)
+
+    def seconds(passes: Passes) -> float:
+        return float(Batch([passes]).seconds(roofline)[0]) * math.exp(noisy.gauss(0, noise))
+
+    store = Store.create(path, source.manifest)
+    for row in records(source.frame()):
+        passes = Passes.of_row(row)
+        prefill, decode = seconds(passes.encoding), seconds(passes.decoding)
+        found = {"prefill_seconds": prefill, "decode_seconds": decode, "wall_seconds": prefill + decode,
+                 "device_seconds_per_trace": (prefill + decode) / row["traces"]}  # fmt: skip
+        store.append(Row(**{**row, **found}))
+    for grid in {row["grid_id"] for row in records(source.frame())} - {None}:
+        points = [
+            {**p, "seconds": [seconds(Passes.of_step(p["kind"], p["rows"], p["tokens"])) for _ in p["seconds"]]}
+            for p in source.grid(grid)["points"]
+        ]
+        store.save_grid(grid, {"points": points})
+    return path
+
+
+def test_the_machine_behind_a_run_is_found_within_its_intervals(tmp_path: Path) -> None:
+    probed = Probed.of(Store.open(RUNS / "agreement").manifest).machine
+    true = replace(
+        probed,
+        bandwidth_bytes_per_s=1.3 * probed.bandwidth_bytes_per_s,
+        kv_bandwidth_bytes_per_s=0.6 * probed.kv_bandwidth_bytes_per_s,
+        flops_per_s=1.5 * probed.flops_per_s,
+        attention_flops_per_s=1.2 * probed.flops_per_s,
+        seconds_per_kernel=0.8 * probed.seconds_per_kernel,
+    )
+    run = generated(tmp_path / "run", true, noise=0.02)
+    found = calibrate(run)
+    for name, fitted in found.factors["serving"].items():
+        assert fitted.low <= getattr(true, name) <= fitted.high, name
+    assert found.serving.kv_bandwidth_bytes_per_s == pytest.approx(true.kv_bandwidth_bytes_per_s, rel=0.03)
+    assert found.serving.flops_per_s == pytest.approx(true.flops_per_s, rel=0.05)
+    assert max(abs(h.error) for h in held_out(run)) < 0.05
 
 
 def documented() -> list[tuple[str, int, int, float, float]]:
