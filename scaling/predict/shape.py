@@ -266,7 +266,8 @@ def _attention_flops(kind: Layer, new: int, past: int, convention: FlopsConventi
 
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:
-    """Built-in architectures by name: `config` (the publisher's, without weights) and its `source`."""
+    """Built-in architectures by name: `config` (the publisher's, without weights), its `source`, and the type that
+    `weights` are published in where that is not the config's own."""
     loaded: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text())
     return loaded
 

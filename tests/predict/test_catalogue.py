@@ -152,8 +152,18 @@ def test_latents_make_a_small_cache() -> None:
 
 @pytest.mark.parametrize("name", catalogue())
 def test_every_entry_names_its_source(name: str) -> None:
-    assert set(catalogue()[name]) == {"source", "config"}
+    assert set(catalogue()[name]) - {"weights"} == {"source", "config"}
     assert name == "tiny" or catalogue()[name]["source"].startswith("https://huggingface.co/")
+
+
+def test_weights_that_are_published_quantised_say_in_what() -> None:
+    quantised = {name: entry["weights"] for name, entry in catalogue().items() if "weights" in entry}
+    assert quantised == {
+        "gpt-oss-20b": "mxfp4",
+        "gpt-oss-120b": "mxfp4",
+        "deepseek-v3": "float8",
+        "deepseek-r1": "float8",
+    }
 
 
 def test_an_unknown_name_suggests_near_ones() -> None:
