@@ -30,6 +30,11 @@ def headline(setting: Setting, job: Job) -> Headline:
     if not setting.phases:
         said.sentences.append("No repeat finished with usable times, so there is nothing to compare; see validity.")
         return said
+    if setting.values["engine"] == "simulated":
+        said.sentences.append(
+            f"Simulated on {setting.values['device']}: every token was stepped on a virtual clock and priced by the "
+            "planner's roofline; nothing was measured, and repeats differ by nothing."
+        )
     phase = setting.phases[0]
     _cost(setting, phase, said)
     _bend(setting, phase, said)

@@ -210,6 +210,12 @@ def test_weight_transfer_is_told_a_step_and_one_phase_alone_is_named(rows):
     assert "A weight transfer takes 0.250 s a step, whatever is thought (n = 1)." in page
 
 
+def test_a_simulated_run_says_first_that_nothing_was_measured(rows):
+    report = build(rows(engine="simulated", device="NVIDIA H100 (simulated)"), {"first": MANIFEST}, [], Job())
+    assert report.headline[0].startswith("Simulated on NVIDIA H100 (simulated)")
+    assert "nothing was measured" in report.headline[0]
+
+
 def test_numbers_that_rest_on_a_busy_machine_say_so(rows):
     busy = rows(lengths=[1024, 2048], seconds_valid=False, seconds_reason="another process ran")
     report = build(pd.concat([busy, rows(lengths=[4096])]), {"first": MANIFEST}, [], Job())
