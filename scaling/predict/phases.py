@@ -159,8 +159,10 @@ class Costs:
         """`passes` times the forward work over all chunks, and what the network takes beyond it.
 
         Hidden behind the work, as far as it lasts: the next layer's weights are gathered while this one computes
-        (FSDP). Not hidden: tokens on their way to their experts and back, which stay sharded (expert parallelism), and
-        a split sequence's queries, keys, values and outputs on theirs (all-to-all, as in DeepSpeed-Ulysses).
+        (FSDP). Not hidden: tokens on their way to their experts and back, and a split sequence's queries, keys, values
+        and outputs on theirs (all-to-all, as in DeepSpeed-Ulysses). Experts stay sharded (expert parallelism) over as
+        few nodes as hold their weights and gradients in half of their memory; a token goes once to each node that has
+        some of its experts, as in DeepSeek-V3.
         """
         machine = self.setup.device.training
         roofline = Roofline(self.shape, machine)
@@ -173,9 +175,17 @@ class Costs:
         experts = sum(kind.count * kind.experts * kind.expert_parameters for kind in kinds)
         batches = math.ceil(tokens / MICRO_BATCH_TOKENS)
         gathered = gathers * batches * (self.shape.parameters - experts) * _HALF
-        routed = 2 * sum(kind.count * kind.active_experts for kind in kinds) * self.shape.hidden
+        room = min(gpus, machine.node) * self.setup.device.memory_bytes / 2
+        nodes = max(1, math.ceil(2 * _HALF * experts / room))
+        routed = 2 * self.shape.hidden * sum(kind.count * _copies(kind.active_experts, nodes) for kind in kinds)
         exchanged = 4 * sum(kind.count * kind.heads_width for kind in kinds) if split > 1 else 0
-        across = link if split == 1 else machine.link_between(split) or link
-        sent = passes * tokens * _HALF * (routed / link + exchanged / across)
+        to_experts = machine.link_between(nodes * min(gpus, machine.node)) or link
+        to_parts = machine.link_between(split) or link
+        sent = passes * tokens * _HALF * (routed / to_experts + exchanged / to_parts)
         hidden = max(0.0, gathered / link - float(work.total))
         return work + Seconds(link=(gpus - 1) / gpus * (hidden + sent))
+
+
+def _copies(experts: int, nodes: int) -> float:
+    """That leave for a token's experts: one for each within the node, one for each other node that has some."""
+    return experts if nodes == 1 else (nodes - 1) * (1 - (1 - 1 / nodes) ** experts)
