@@ -46,7 +46,6 @@ def grid_drawing(choices: Sequence[Choice], title: str) -> Drawing:
         row, column = (int(index) for index in least)
         frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=2.5, edgecolor=LIGHT["longcot"])
         axes.add_patch(frame)
-        )
         axes.set_xticks(range(len(STATE_SHARES)), [f"m = {share}" for share in STATE_SHARES])
         axes.set_yticks(range(len(sizes)), [f"C = {format_tokens(size)}" for size in sizes])
         axes.tick_params(length=0)
