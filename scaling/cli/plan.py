@@ -148,8 +148,11 @@ def plan(
         price=price,
         calibrate=calibrate,
     )
-    for line in question.calibration.lines() if question.calibration else ():
-        say(line)
+    if calibrate is not None and question.calibration is not None:
+        from scaling.predict.calibrate import held_out, summary
+
+        for line in (*question.calibration.lines(), summary(held_out(calibrate))):
+            say(line)
     if crossover:
         return answer_crossover(question, json)
     if optimise:

@@ -153,6 +153,7 @@ class TestCalibrate:
         done = cli("plan", "--calibrate", RUNS / "demo", "--context-size", "1k", "--lengths", "4k", "--json")
         assert done.code == 0, done.err
         assert "95 % interval" in done.err
+        assert "fitted to the shorter lengths alone" in done.err
         longcot, delethink = json.loads(done.out)
         assert longcot["model"] == delethink["model"] == "tiny"
         assert longcot["gpus"] == 1
