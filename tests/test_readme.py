@@ -9,14 +9,23 @@ import pytest
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+MEASURE, PLAN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_measuring_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(MEASURE, "README.md", "exec"), {})
     said = capsys.readouterr().out
     assert "LongCoT" in said
     assert "Delethink C=256 m=128" in said
     assert Path(said.splitlines()[-1]).is_file()
+
+
+def test_the_planning_example_runs(capsys):
+    exec(compile(PLAN, "README.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["longcot", "delethink"] * 2
+    assert all("GPU-months, bound by" in line for line in said)
 
 
 COMMANDS = [
