@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from scaling.planning import Question
     from scaling.predict.plan import Plan
     from scaling.predict.search import Choice
+    from scaling.predict.shape import Shape
 
 METRICS = (
-    "rollout_gpu_hours",
-    "logprob_gpu_hours",
-    "update_gpu_hours",
-    "sync_gpu_hours",
+    *(f"{phase}_gpu_hours" for phase in ("rollout", "logprob", "update", "sync")),
     "total_gpu_hours",
     "gpu_months",
     "step_seconds",
@@ -30,6 +28,9 @@ METRICS = (
     "bound",
 )
 """What a row without a plan has as null."""
+
+LARGE_SHARE = 0.1
+"""Of traces cut at the default budget: from here on it is said."""
 
 CONTEXT_SIZES = tuple(1024 * n for n in (1, 2, 4, 8, 16, 32))
 
@@ -41,6 +42,8 @@ class Refused:
     mode: str
     tokens: int
     reason: str
+    shape: Shape
+    kv_dtype: str
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +51,8 @@ class Refused:
             "thinking_tokens": self.tokens,
             "status": "error",
             "reason": self.reason,
+            "parameters": self.shape.parameters,
+            "kv_bytes_per_token": self.shape.kv_bytes_per_token(self.kv_dtype),
             **dict.fromkeys(METRICS),
         }
 
@@ -60,12 +65,12 @@ def answer_table(question: Question, lengths: Sequence[int], json: bool) -> int:
             try:
                 rows.append(question.plan(mode, tokens))
             except UsageError as error:
-                rows.append(Refused(mode, tokens, str(error)))
+                rows.append(Refused(mode, tokens, str(error), question.shape, question.setup.precision.kv))
     plans = [row for row in rows if not isinstance(row, Refused)]
     refused = [row for row in rows if isinstance(row, Refused)]
     if not plans:
         raise UsageError(refused[0].reason)
-    for remark in beyond_positions(plans):
+    for remark in remarks(plans):
         warn(remark)
     if json:
         print_json_list({**question.record(), **row.to_json()} for row in rows)
@@ -76,17 +81,25 @@ def answer_table(question: Question, lengths: Sequence[int], json: bool) -> int:
     return FINISHED_WITH_FAILURES if refused else 0
 
 
-def beyond_positions(plans: Sequence[Plan]) -> list[str]:
-    """A remark for every environment whose contexts outgrow the positions that the model was trained for."""
-    found: dict[str, Plan] = {}
+def remarks(plans: Sequence[Plan]) -> list[str]:
+    """What a reader should know of the lengths: contexts that outgrow the positions that the model was trained for, and
+    default budgets that they cut."""
+    said: dict[str, str] = {}
     for plan in plans:
+        positions = f"the {plan.shape.max_positions:,} positions that the model was trained for"
         if plan.longest_context > plan.shape.max_positions:
-            found.setdefault(plan.environment.name, plan)
-    return [
-        f"{name} reaches contexts of {plan.longest_context:,} tokens at a mean of {plan.thinking_tokens:,.0f}, beyond "
-        f"the {plan.shape.max_positions:,} positions that the model was trained for"
-        for name, plan in found.items()
-    ]
+            said.setdefault(
+                plan.environment.name,
+                f"{plan.environment.name} reaches contexts of {plan.longest_context:,} tokens at a mean of "
+                f"{plan.thinking_tokens:,.0f}, beyond {positions}",
+            )
+        if plan.work.budget is None and plan.thinking_tokens < plan.budget and plan.truncated_share > LARGE_SHARE:
+            said.setdefault(
+                "budget",
+                f"from a mean of {plan.thinking_tokens:,.0f} on, the default budget is cut to {positions}, where "
+                f"{plan.truncated_share:.0%} of traces then end: lengths spread less; --budget sets another",
+            )
+    return list(said.values())
 
 
 def answer_crossover(question: Question, json: bool) -> int:

@@ -32,7 +32,7 @@ def show_plans(model: str, plans: Sequence[Plan], calibrated_with: str | None) -
     headings.append("TP × DP" if first.setup.placement == "colocated" else "TP × DP + train")
     headings += ["traces at once", "KV a GPU", "peak a GPU", "bound by", "energy"]
     headings += [] if first.cost is None else ["cost"]
-    table = _table(("environment", "mean", "budget", "chunks"), headings)
+    table = _table(("environment", "mean", "budget"), ["cut there", "chunks", *headings])
     for plan in plans:
         hours = [_hours(plan.gpu_hours(phase)) for phase in ("rollout", "logprob", "update", "sync")]
         bounds = f"{plan.phases['rollout'].bound} / {plan.phases['update'].bound}"
@@ -41,6 +41,7 @@ def show_plans(model: str, plans: Sequence[Plan], calibrated_with: str | None) -
             _label(plan),
             _tokens(plan.thinking_tokens),
             _tokens(plan.budget),
+            f"{plan.truncated_share:.0%}",
             f"{plan.chunks:.1f}",
             *hours,
             _hours(plan.total_gpu_hours),
@@ -104,7 +105,7 @@ def _cell(choice: Choice | None, best: Plan) -> str:
     if choice is None:
         return "excluded"
     if choice.plan is None:
-        return "does not fit"
+        return "does not fit" if "would fit" in str(choice.reason) else "makes no sense"
     return f"{choice.plan.total_gpu_hours:,.0f}{' ←' if choice.plan is best else ''}"
 
 
@@ -125,11 +126,12 @@ def _setting(model: str, plan: Plan) -> str:
 
 def _assumptions(plan: Plan, calibrated_with: str | None) -> str:
     setup = plan.setup
+    waiting = "" if setup.placement == "colocated" else " some GPUs wait, so phases do not add up to the total;"
     rates = "nothing was measured" if calibrated_with is None else f"with the rates that {calibrated_with} shows"
     return (
         f"\nAnalytic, {rates}: lengths {plan.work.distribution.text} around the mean, cut at the budget; "
-        f"{setup.admission} admission; energy at full board power, an upper bound; a month is 730 hours. How it is "
-        "reckoned, and how far to trust it: docs/planning.md."
+        f"{setup.admission} admission;{waiting} energy at full board power, an upper bound; a month is 730 hours. How "
+        "it is reckoned, and how far to trust it: docs/planning.md."
     )
 
 

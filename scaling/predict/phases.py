@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -13,8 +16,8 @@ from scaling.predict.roofline import Machine, Roofline, Seconds
 from scaling.predict.setup import Setup
 from scaling.predict.shape import DTYPE_BYTES, Shape
 
-MICRO_BATCH_TOKENS = 32768
-"""Packed tokens that a GPU trains on at once; a longer sequence is its own micro-batch (no sequence parallelism)."""
+REPLICAS = 16
+"""At most so many are reckoned one by one."""
 
 OPTIMIZER_BYTES_A_PARAMETER = 28
 """Adam reads weight, gradient and two moments, and writes all but the gradient, in float32."""
@@ -86,35 +89,38 @@ class Costs:
         for `kv_tokens`; and a replica's mean concurrency.
 
         Which traces a replica gets is chance, so a synchronous step waits for the slowest: they are dealt out by a
-        fixed shuffle.
+        fixed shuffle. Of more than `REPLICAS` some are reckoned, and stand for all.
         """
         roofline = Roofline(self.shape, self.setup.device.serving, self.setup.precision, ranks)
         shuffled = np.random.default_rng(0).permutation(self.lengths)
         dealt = [part for part in np.array_split(shuffled, replicas) if len(part)]
+        seen = dealt[:: -(-len(dealt) // REPLICAS)]
         waits = self.setup.placement != "asynchronous"
         if waits:
-            found = [synchronous(roofline, self.schedule, part, limit, kv_tokens) for part in dealt]
+            found = [synchronous(roofline, self.schedule, part, limit, kv_tokens) for part in seen]
         else:
-            found = [steady(roofline, self.schedule, part, min(limit, len(part))) for part in dealt]
+            found = [steady(roofline, self.schedule, part, min(limit, len(part))) for part in seen]
         totals = [each.total for each in found]
         busy = math.fsum(totals)
         seconds = Seconds()
         for each in found:
-            seconds += each.seconds * (1 / replicas)
-        last = max(totals) if waits else busy / replicas
+            seconds += each.seconds * (len(dealt) / len(seen) / replicas)
+        mean = busy / len(seen)
+        last = _slowest(totals, len(dealt)) if waits else mean * len(dealt) / replicas
         concurrency = math.fsum(r.concurrency_mean * t for r, t in zip(found, totals, strict=True)) / busy
         return Phase(seconds, last - float(seconds.total)), concurrency
 
-    def logprob(self, gpus: int, split: int) -> Phase:
-        """One forward pass over every chunk, on `gpus` that share the work evenly, a sequence on `split` of them."""
-        return Phase(self._trained(gpus, split, passes=1, gathers=1))
+    def logprob(self, gpus: int, split: int, batch: int) -> Phase:
+        """One forward pass over every chunk, on `gpus` that share the work evenly, a sequence on `split` of them, in
+        micro-batches of `batch` tokens."""
+        return Phase(self._trained(gpus, split, batch, passes=1, gathers=1))
 
-    def update(self, gpus: int, split: int) -> Phase:
+    def update(self, gpus: int, split: int, batch: int) -> Phase:
         """Forward, backward and optimizer: 3× the log-probabilities, 4× with recompute.
 
         Sharded layers are gathered for the forward and the backward pass, and gradients are reduced once.
         """
-        work = self._trained(gpus, split, passes=4 if self.setup.recompute else 3, gathers=3)
+        work = self._trained(gpus, split, batch, passes=4 if self.setup.recompute else 3, gathers=3)
         states = OPTIMIZER_BYTES_A_PARAMETER * self.shape.parameters / gpus
         return Phase(work + Seconds(memory=states / self.setup.device.training.bandwidth_bytes_per_s))
 
@@ -155,7 +161,7 @@ class Costs:
         forward = Roofline(self.shape, _COUNTER).training(self.tokens, self.decode)
         return float((forward * self._counts).sum().total) * (4 if self.setup.recompute else 3)
 
-    def _trained(self, gpus: int, split: int, passes: int, gathers: int) -> Seconds:
+    def _trained(self, gpus: int, split: int, batch: int, passes: int, gathers: int) -> Seconds:
         """`passes` times the forward work over all chunks, and what the network takes beyond it.
 
         Hidden behind the work, as far as it lasts: the next layer's weights are gathered while this one computes
@@ -173,7 +179,7 @@ class Costs:
         tokens = float(np.sum(self.tokens * self._counts)) / gpus
         kinds = self.shape.kinds
         experts = sum(kind.count * kind.experts * kind.expert_parameters for kind in kinds)
-        batches = math.ceil(tokens / MICRO_BATCH_TOKENS)
+        batches = math.ceil(tokens / batch)
         gathered = gathers * batches * (self.shape.parameters - experts) * _HALF
         room = min(gpus, machine.node) * self.setup.device.memory_bytes / 2
         nodes = max(1, math.ceil(2 * _HALF * experts / room))
@@ -182,8 +188,17 @@ class Costs:
         to_experts = machine.link_between(nodes * min(gpus, machine.node)) or link
         to_parts = machine.link_between(split) or link
         sent = passes * tokens * _HALF * (routed / to_experts + exchanged / to_parts)
-        hidden = max(0.0, gathered / link - float(work.total))
-        return work + Seconds(link=(gpus - 1) / gpus * (hidden + sent))
+        exposed = max(0.0, gathered / link - float(work.total))
+        return work + Seconds(link=(gpus - 1) / gpus * (exposed + sent))
+
+
+def _slowest(totals: Sequence[float], replicas: int) -> float:
+    """Seconds of the slowest of `replicas`, of which `totals` are some: where they are not all, the mean and so many
+    standard deviations as the largest of that many normal numbers is expected above it (Blom's approximation)."""
+    if len(totals) == replicas:
+        return max(totals)
+    above = NormalDist().inv_cdf((replicas - 0.375) / (replicas + 0.25))
+    return max(*totals, statistics.fmean(totals) + above * statistics.stdev(totals))
 
 
 def _copies(experts: int, nodes: int) -> float:

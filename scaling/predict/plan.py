@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,15 +12,13 @@ import numpy as np
 
 from scaling.errors import UsageError
 from scaling.predict import memory
+from scaling.predict.capacity import replica_sizes, training_layout
 from scaling.predict.job import HOURS_PER_MONTH
 from scaling.predict.phases import Costs, Phase
 from scaling.predict.rollouts import Schedule, mean_context
 from scaling.predict.setup import Setup, Work
 from scaling.predict.shape import Shape
 from scaling.thinking.base import Environment
-
-DIVISIONS = 16
-"""Of a cluster between generation and training, at most so many are tried, evenly spaced."""
 
 PHASES = ("rollout", "logprob", "update", "sync")
 
@@ -30,6 +28,7 @@ class Plan:
     """One environment at one mean length. Everything is analytic: nothing of it was measured.
 
     Seconds are of one step, FLOPs of all its traces; bytes are of one GPU, `concurrency` of one replica.
+    `fitting_traces`: what a replica's memory holds at their mean (paged) or longest (reserved) context.
     `truncated_share`: of traces that reach the budget. `chunks`: of a trace, on average. `longest_context`: tokens
     that one sequence can come to. `sequence_parallel`: GPUs that a training sequence is split over.
     """
@@ -51,7 +50,7 @@ class Plan:
     step_seconds: float
     tokens_per_second_per_gpu: float
     concurrency: float
-    concurrency_limit: int
+    fitting_traces: int
     kv_bytes: float
     peak_memory_bytes: float
     rollout_flops: float
@@ -117,7 +116,7 @@ class Plan:
             "gpu_months": self.gpu_months,
             "tokens_per_second_per_gpu": self.tokens_per_second_per_gpu,
             "concurrency": self.concurrency,
-            "concurrency_limit": self.concurrency_limit,
+            "fitting_traces": self.fitting_traces,
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "kv_bytes_per_gpu": self.kv_bytes,
             "peak_memory_bytes_per_gpu": self.peak_memory_bytes,
@@ -156,9 +155,9 @@ def plan(
 ) -> Plan:
     """The plan of a job whose traces think `thinking_tokens` on average, in the environment of a given budget.
 
-    Where nothing else is asked for, a replica has the tensor parallel size of the shortest rollouts, and GPUs that are
-    split between generation and training are divided for the shortest step. Raises
-    `UsageError` where the model, one trace's keys and values, or the training states do not fit, and says what would.
+    Where nothing else is asked for, replicas have the tensor parallel size, and GPUs are divided between generation and
+    training, for the shortest step. Raises `UsageError` where the model, one trace's keys and values, or the training
+    states do not fit, and says what would.
     """
     budget = work.budget_for(thinking_tokens, shape.max_positions)
     environment = environment_for(budget)
@@ -178,65 +177,73 @@ def plan(
             limit, kv_tokens = setup.max_sequences, _kv_tokens(shape, setup, ranks, context_mean)
         return costs.rollout(ranks, gpus // ranks, limit, kv_tokens)
 
-    sizes = memory.replica_sizes(shape, setup, context)
-    ranks = sizes[0]
-    for larger in sizes[1:]:
-        if generated(larger, setup.gpus)[0].total >= generated(ranks, setup.gpus)[0].total:
-            break  # what ranks exchange only grows from here
-        ranks = larger
-    limit = _limit(shape, setup, ranks, admitted)
     colocated = setup.placement == "colocated"
 
-    def divided(generating: int, training: int) -> Plan:
-        split = memory.sequence_gpus(shape, setup, training, context)
-        free = memory.serving(shape, setup, ranks)
-        rollout, concurrency = generated(ranks, generating)
-        phases = {
-            "rollout": rollout,
-            "logprob": costs.logprob(training, split),
-            "update": costs.update(training, split) * work.passes,
-            "sync": costs.sync(ranks, training),
-        }
-        trained = phases["logprob"].total + phases["update"].total
-        both = max(rollout.total, trained) if setup.placement == "asynchronous" else rollout.total + trained
-        held = concurrency * memory.kv_bytes(shape, context_mean, setup.precision, ranks)
-        backward = memory.training(shape, training, -(-context // split), setup.recompute)
-        return Plan(
-            shape=shape,
-            setup=replace(setup, tensor_parallel=ranks),
-            work=work,
-            environment=environment,
-            thinking_tokens=float(lengths.mean()),
-            budget=budget,
-            truncated_share=float(np.mean(lengths >= budget)),
-            chunks=costs.chunks,
-            longest_context=context,
-            tensor_parallel=ranks,
-            sequence_parallel=split,
-            rollout_gpus=generating,
-            training_gpus=training,
-            phases=phases,
-            step_seconds=both + phases["sync"].total,
-            tokens_per_second_per_gpu=float(lengths.sum()) / rollout.total / generating,
-            concurrency=concurrency,
-            concurrency_limit=limit,
-            kv_bytes=held,
-            peak_memory_bytes=max(free.weights + free.reserved + held, backward),
-            rollout_flops=costs.rollout_flops,
-            update_flops=costs.update_flops * work.passes,
-        )
+    @cache
+    def trained(gpus: int) -> tuple[int, int, Phase, Phase]:
+        split, batch = training_layout(shape, setup, gpus, context)
+        return split, batch, costs.logprob(gpus, split, batch), costs.update(gpus, split, batch) * work.passes
 
-    if colocated:
-        return divided(setup.gpus, setup.gpus)
-    options: list[Plan] = []
-    for generating in range(ranks, setup.gpus, max(ranks, setup.gpus // DIVISIONS // ranks * ranks)):
+    def seconds(ranks: int, generating: int) -> float:
+        """Of a step but for the weights' transfer, on so many generating GPUs; infinite where training does not fit."""
         try:
-            options.append(divided(generating, setup.gpus - generating))
-        except UsageError as error:  # too few to train on
-            refused = error
-    if not options:
-        raise refused
-    return min(options, key=lambda found: found.step_seconds)
+            _, _, logprob, update = trained(setup.gpus if colocated else setup.gpus - generating)
+        except UsageError:
+            return math.inf
+        both = generated(ranks, generating)[0].total, logprob.total + update.total
+        return max(both) if setup.placement == "asynchronous" else sum(both)
+
+    def divided(ranks: int) -> int:
+        """Generating GPUs, in replicas of `ranks`, of the shortest step: fewer generate longer, more train longer."""
+        if colocated:
+            return setup.gpus
+        low, high = 1, (setup.gpus - 1) // ranks
+        while low < high:
+            middle = (low + high) // 2
+            if seconds(ranks, middle * ranks) <= seconds(ranks, (middle + 1) * ranks):
+                high = middle
+            else:
+                low = middle + 1
+        return low * ranks
+
+    sizes = replica_sizes(shape, setup, context)
+    ranks, generating = sizes[0], divided(sizes[0])
+    for larger in sizes[1:]:
+        if seconds(larger, divided(larger)) >= seconds(ranks, generating):
+            break  # what ranks exchange only grows from here
+        ranks, generating = larger, divided(larger)
+    training = setup.gpus if colocated else setup.gpus - generating
+    split, batch, logprob, update = trained(training)
+    rollout, concurrency = generated(ranks, generating)
+    sync = costs.sync(ranks, training)
+    free = memory.serving(shape, setup, ranks)
+    held = concurrency * memory.kv_bytes(shape, context_mean, setup.precision, ranks)
+    return Plan(
+        shape=shape,
+        setup=setup,
+        work=work,
+        environment=environment,
+        thinking_tokens=float(lengths.mean()),
+        budget=budget,
+        truncated_share=float(np.mean(lengths >= budget)),
+        chunks=costs.chunks,
+        longest_context=context,
+        tensor_parallel=ranks,
+        sequence_parallel=split,
+        rollout_gpus=generating,
+        training_gpus=training,
+        phases={"rollout": rollout, "logprob": logprob, "update": update, "sync": sync},
+        step_seconds=seconds(ranks, generating) + sync.total,
+        tokens_per_second_per_gpu=float(lengths.sum()) / rollout.total / generating,
+        concurrency=concurrency,
+        fitting_traces=_limit(shape, setup, ranks, admitted),
+        kv_bytes=held,
+        peak_memory_bytes=max(
+            free.weights + free.reserved + held, memory.training(shape, training, batch, setup.recompute)
+        ),
+        rollout_flops=costs.rollout_flops,
+        update_flops=costs.update_flops * work.passes,
+    )
 
 
 def _kv_tokens(shape: Shape, setup: Setup, ranks: int, context: float) -> float:

@@ -229,7 +229,7 @@ class Roofline:
     def _attention(self, layer: Layer, elements: Array, flops: Array, rate: float) -> Seconds:
         """Scores and values of one layer: `elements` of KV are read. Ranks share KV heads, never one head."""
         ranks = self.tensor_parallel
-        kv_bytes = elements * STORED_BYTES[self.precision.kv] / kv_ranks(self.shape, ranks)
+        kv_bytes = elements * STORED_BYTES[self.precision.kv] / min(ranks, self.shape.kv_shards)
         return self._kernel(kv_bytes, flops / ranks, self.machine.kv_bandwidth_bytes_per_s, rate)
 
     def _head(self, logits: Array, bytes_a_logit: float) -> Seconds:
@@ -296,12 +296,6 @@ _EAGER = (30, 8, 5)
 
 _PERMUTED = 4
 """Hidden-sized elements moved for each active expert of a token: copied to its expert's rows, and back to be summed."""
-
-
-def kv_ranks(shape: Shape, tensor_parallel: int) -> int:
-    """Ranks that share a token's keys and values: each has whole heads, and all have the latent of MLA."""
-    latent = any(layer.expansion_parameters for layer in shape.kinds)
-    return 1 if latent else min(tensor_parallel, shape.kv_heads)
 
 
 def pairs(new: ArrayLike, past: ArrayLike, window: int | None = None) -> Array:

@@ -131,11 +131,6 @@ class Shape:
         return self.hidden * self.vocabulary
 
     @property
-    def layer_matmul_parameters(self) -> int:
-        """Weights that multiply a token's activations in one layer, on average over the layers."""
-        return self._body_parameters // self.layers
-
-    @property
     def matmul_parameters(self) -> int:
         """Weights that multiply a token's activations: routers and active experts alone of a mixture, the LM head
         included, the embedding look-up not."""

@@ -134,27 +134,45 @@ class TestPlacement:
         with pytest.raises(UsageError, match="needs at least 2 GPUs"):
             make_plan(placement="split", gpus=1)
 
-    def test_many_gpus_are_divided_too(self, make_plan) -> None:
-        plan = make_plan("delethink", 16384, placement="split", gpus=64)
-        assert 0 < plan.rollout_gpus < 64
+    @pytest.mark.parametrize("placement", ["split", "asynchronous"])
+    def test_size_and_division_are_the_best_together(self, make_plan, placement: str) -> None:
+        job = {"model": "r1-distill-qwen-7b", "gpus": 16, "placement": placement}
+        chosen = make_plan("longcot", 32768, **job)
+        for size in (1, 2, 4):
+            asked = make_plan("longcot", 32768, tensor_parallel=size, **job)
+            assert chosen.step_seconds <= 1.001 * asked.step_seconds
 
 
 class TestReplicas:
     def test_reserved_admission_takes_fewer_traces_at_once(self, make_plan) -> None:
         paged, reserved = (make_plan(tokens=65536, admission=name) for name in ("paged", "reserved"))
-        assert reserved.concurrency_limit < paged.concurrency_limit
+        assert reserved.fitting_traces < paged.fitting_traces
         assert reserved.step_seconds > paged.step_seconds
 
     def test_smaller_keys_and_values_leave_room_for_more(self, make_plan) -> None:
         half, eighth = (
             make_plan(tokens=65536, precision=Precision("bfloat16", "bfloat16", kv)) for kv in ("bfloat16", "float8")
         )
-        assert eighth.concurrency_limit == pytest.approx(2 * half.concurrency_limit, abs=1)
+        assert eighth.fitting_traces == pytest.approx(2 * half.fitting_traces, abs=1)
         assert eighth.phases["rollout"].total < half.phases["rollout"].total
 
-    def test_never_more_than_the_engine_runs_at_once(self, make_plan) -> None:
-        plan = make_plan("delethink", max_sequences=16)
-        assert plan.concurrency <= plan.concurrency_limit == 16
+    @pytest.mark.parametrize("tokens", [8192, 98304])
+    def test_never_more_than_the_engine_runs_at_once(self, make_plan, tokens: int) -> None:
+        for most in (16, 64):
+            assert make_plan("longcot", tokens, max_sequences=most).concurrency <= most
+
+    def test_a_replica_that_some_gpus_are_left_over_from_is_no_slower(self, make_plan) -> None:
+        eight, nine = (make_plan("delethink", 8192, model="qwen3-32b", gpus=gpus) for gpus in (8, 9))
+        assert nine.step_seconds < 1.02 * eight.step_seconds
+        assert nine.data_parallel * nine.tensor_parallel <= 9
+
+    def test_a_bigger_model_costs_more(self, make_plan) -> None:
+        for mode in ("longcot", "delethink"):
+            costs = [
+                make_plan(mode, 16384, budget=24576, model=f"qwen2.5-{size}", gpus=64).total_gpu_hours
+                for size in ("0.5b", "3b", "7b", "14b", "32b")
+            ]
+            assert costs == sorted(costs)
 
     def test_their_size_is_chosen_for_short_rollouts(self, make_plan) -> None:
         chosen = make_plan(model="llama-3.1-70b", gpus=32)

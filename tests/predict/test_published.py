@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from scaling.predict import memory
+from scaling.predict.capacity import MICRO_BATCH_TOKENS
 from scaling.predict.distribution import parse
 from scaling.predict.efficiency import SERVING, TRAINING, device
 from scaling.predict.hardware import gpu
@@ -256,7 +257,7 @@ def mixtures() -> list[Figure]:
         setup = Setup(device(gpu(r["gpu"]), "bfloat16", r["gpus"]), gpus=r["gpus"], recompute=False)
         lengths = np.full(16 * r["gpus"], r["sequence"] - 1)
         schedule = Schedule.of(LongCoT(r["sequence"]), 1, r["sequence"] - 1)
-        seconds = Costs(shape_of(r["model"]), setup, schedule, lengths).update(r["gpus"], 1).total
+        seconds = Costs(shape_of(r["model"]), setup, schedule, lengths).update(r["gpus"], 1, MICRO_BATCH_TOKENS).total
         name = f"{r['model']} on {r['gpus']} × {r['gpu']}"
         found.append(Figure(name, r["tokens_per_s"], 16 * r["sequence"] / seconds))
     return found
