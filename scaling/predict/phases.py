@@ -16,7 +16,7 @@ from scaling.predict.roofline import Machine, Roofline, Seconds
 from scaling.predict.setup import Setup
 from scaling.predict.shape import DTYPE_BYTES, Shape
 
-REPLICAS = 16
+REPLICAS = 8
 """At most so many are reckoned one by one."""
 
 OPTIMIZER_BYTES_A_PARAMETER = 28
@@ -84,17 +84,19 @@ class Costs:
         """Of a trace, on average."""
         return len(self._chunk) / len(self.lengths)
 
-    def rollout(self, ranks: int, replicas: int, limit: int, kv_tokens: float) -> tuple[Phase, float]:
+    def rollout(
+        self, ranks: int, replicas: int, limit: int, kv_tokens: float, reckoned: int = REPLICAS
+    ) -> tuple[Phase, float]:
         """The rollouts of one step on `replicas` of `ranks` GPUs, at most `limit` traces at once on each, with room
         for `kv_tokens`; and a replica's mean concurrency.
 
         Which traces a replica gets is chance, so a synchronous step waits for the slowest: they are dealt out by a
-        fixed shuffle. Of more than `REPLICAS` some are reckoned, and stand for all.
+        fixed shuffle. Of more than `reckoned` only so many are, and stand for all.
         """
         roofline = Roofline(self.shape, self.setup.device.serving, self.setup.precision, ranks)
         shuffled = np.random.default_rng(0).permutation(self.lengths)
         dealt = [part for part in np.array_split(shuffled, replicas) if len(part)]
-        seen = dealt[:: -(-len(dealt) // REPLICAS)]
+        seen = dealt[:: -(-len(dealt) // reckoned)]
         waits = self.setup.placement != "asynchronous"
         if waits:
             found = [synchronous(roofline, self.schedule, part, limit, kv_tokens) for part in seen]

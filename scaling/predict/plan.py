@@ -14,11 +14,14 @@ from scaling.errors import UsageError
 from scaling.predict import memory
 from scaling.predict.capacity import replica_sizes, training_layout
 from scaling.predict.job import HOURS_PER_MONTH
-from scaling.predict.phases import Costs, Phase
+from scaling.predict.phases import REPLICAS, Costs, Phase
 from scaling.predict.rollouts import Schedule, mean_context
 from scaling.predict.setup import Setup, Work
 from scaling.predict.shape import Shape
 from scaling.thinking.base import Environment
+
+FEW_REPLICAS = 4
+"""So many stand for all where only sizes and divisions are compared."""
 
 PHASES = ("rollout", "logprob", "update", "sync")
 
@@ -171,11 +174,11 @@ def plan(
     costs = Costs(shape, setup, schedule, lengths)
 
     @cache
-    def generated(ranks: int, gpus: int) -> tuple[Phase, float]:
+    def generated(ranks: int, gpus: int, reckoned: int = REPLICAS) -> tuple[Phase, float]:
         limit, kv_tokens = _limit(shape, setup, ranks, admitted), math.inf
         if setup.admission == "paged" and setup.placement != "asynchronous":
             limit, kv_tokens = setup.max_sequences, _kv_tokens(shape, setup, ranks, context_mean)
-        return costs.rollout(ranks, gpus // ranks, limit, kv_tokens)
+        return costs.rollout(ranks, gpus // ranks, limit, kv_tokens, reckoned)
 
     colocated = setup.placement == "colocated"
 
@@ -184,14 +187,16 @@ def plan(
         split, batch = training_layout(shape, setup, gpus, context)
         return split, batch, costs.logprob(gpus, split, batch), costs.update(gpus, split, batch) * work.passes
 
+    def together(generation: float, training: float) -> float:
+        return max(generation, training) if setup.placement == "asynchronous" else generation + training
+
     def seconds(ranks: int, generating: int) -> float:
         """Of a step but for the weights' transfer, on so many generating GPUs; infinite where training does not fit."""
         try:
             _, _, logprob, update = trained(setup.gpus if colocated else setup.gpus - generating)
         except UsageError:
             return math.inf
-        both = generated(ranks, generating)[0].total, logprob.total + update.total
-        return max(both) if setup.placement == "asynchronous" else sum(both)
+        return together(generated(ranks, generating, FEW_REPLICAS)[0].total, logprob.total + update.total)
 
     def divided(ranks: int) -> int:
         """Generating GPUs, in replicas of `ranks`, of the shortest step: fewer generate longer, more train longer."""
@@ -233,7 +238,7 @@ def plan(
         rollout_gpus=generating,
         training_gpus=training,
         phases={"rollout": rollout, "logprob": logprob, "update": update, "sync": sync},
-        step_seconds=seconds(ranks, generating) + sync.total,
+        step_seconds=together(rollout.total, logprob.total + update.total) + sync.total,
         tokens_per_second_per_gpu=float(lengths.sum()) / rollout.total / generating,
         concurrency=concurrency,
         fitting_traces=_limit(shape, setup, ranks, admitted),

