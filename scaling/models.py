@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from scaling.errors import CheckpointError, UsageError, unknown
 from scaling.predict.shape import architecture, catalogue
 
 HUB_TIMEOUT_SECONDS = 5.0
+
+MAX_JSON_BYTES = 1 << 26
+"""Of a `config.json` and its neighbours; what is longer is something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def resolve(model: str, *, weights: bool) -> Source:
         if not model_dir(model).is_dir():
             raise UsageError(f"the weights of {model!r} are not in the cache {cache_dir()}; run: scaling fetch {model}")
         return _checkpoint(model, model_dir(model))
-    path = Path(model).expanduser()
+    path = _path(model)
     if path.is_dir():
         return _checkpoint(path.resolve().name, path)
     if os.sep in model or model.startswith((".", "~")):
@@ -85,7 +89,7 @@ def config_of(model: str) -> tuple[str, dict[str, Any]]:
     """
     if model in catalogue():
         return model, architecture(model)
-    path = Path(model).expanduser()
+    path = _path(model)
     if path.is_dir():
         return path.resolve().name, read_json(path / "config.json")
     if path.is_file():
@@ -95,6 +99,23 @@ def config_of(model: str) -> tuple[str, dict[str, Any]]:
     if os.sep in model or model.startswith((".", "~")) or model.endswith(".json"):
         raise UsageError(f"no file {model!r}; expected a config.json, its directory, or a built-in name")
     raise unknown("model", model, catalogue())
+
+
+def _path(model: str) -> Path:
+    """The path that a model's name would be; raises `UsageError` where the system takes it for none."""
+    if not model:
+        raise unknown("model", model, catalogue())
+    try:
+        path = Path(model).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long or forbidden; no such user's home; a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"no model {reprlib.repr(model)}: {reason}; expected a built-in name, or the path of a config.json"
+        ) from None
+    return path
 
 
 def _hub_config(repository: str) -> dict[str, Any]:
@@ -154,11 +175,15 @@ def sha256(file: Path) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's directory; raises `CheckpointError`."""
     try:
+        if (size := file.stat().st_size) > MAX_JSON_BYTES:
+            raise CheckpointError(f"{file} has {size / 1e6:,.0f} MB; expected a JSON object as in a config.json")
         loaded = json.loads(file.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from None
     except ValueError as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{file} nests lists or objects too deeply; expected a config.json") from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{file} holds {type(loaded).__name__}, expected a JSON object")
     return loaded

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import CheckpointError, UsageError
-from scaling.models import cache_dir, end_tokens, model_dir, resolve
+from scaling.models import MAX_JSON_BYTES, cache_dir, config_of, end_tokens, model_dir, read_json, resolve
 
 
 @pytest.fixture
@@ -71,6 +71,27 @@ def test_unknown_names_and_missing_directories_say_so() -> None:
         resolve("smollm2-135", weights=False)
     with pytest.raises(UsageError, match=r"no directory './nowhere'"):
         resolve("./nowhere", weights=True)
+
+
+@pytest.mark.parametrize("name", ["~nouser/model", "m" * 5000, "null\0byte", ""])
+def test_what_can_be_no_path_is_no_model(name: str) -> None:
+    for look_up in (config_of, lambda name: resolve(name, weights=False)):
+        with pytest.raises(UsageError) as error:
+            look_up(name)
+        assert str(error.value).startswith(("no model '", "unknown model ''"))
+        assert len(str(error.value)) < 2000
+        assert "\0" not in str(error.value)
+
+
+def test_json_that_nests_without_end_or_is_something_huge_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="nests lists or objects too deeply"):
+        read_json(file)
+    with file.open("wb") as stream:
+        stream.truncate(MAX_JSON_BYTES + 1)
+    with pytest.raises(CheckpointError, match="has 67 MB; expected a JSON object"):
+        read_json(file)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +40,10 @@ _MLP_BIAS = ("llama", "smollm3")
 _QK_NORM = ("qwen3", "qwen3_moe", "gemma3_text")
 _EVERY_LAYER_WINDOWED = ("mistral", "mixtral", "qwen3_moe")  # they ignore `layer_types` where they have a window
 
+MOST_LAYERS = 10_000
+MOST = 1 << 31
+"""Of any other size."""
+
 
 class Fields:
     """A decoder's part of a `config.json`, over the defaults of its family, read with one clear line for what is wrong.
@@ -50,12 +56,12 @@ class Fields:
         if family in _WRAPPERS and "text_config" in config:
             inner = config["text_config"]
             if not isinstance(inner, Mapping):
-                raise CheckpointError(f"config.json has text_config {inner!r}; expected an object")
+                raise CheckpointError(f"config.json has text_config {reprlib.repr(inner)}; expected an object")
             outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
             config, family = {**outer, **inner}, _WRAPPERS[family]
         if family not in DEFAULTS:
             known = ", ".join([*DEFAULTS, *(f"{name} (its text_config)" for name in _WRAPPERS)])
-            raise CheckpointError(f"unsupported architecture {family!r}; supported are {known}")
+            raise CheckpointError(f"unsupported architecture {reprlib.repr(family)}; supported are {known}")
         self.family = family
         self._values = {**DEFAULTS[family], **{_RENAMED.get(key, key): value for key, value in config.items()}}
 
@@ -63,7 +69,7 @@ class Fields:
         return self._values.get(name)
 
     def size(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number of at least `least`; `default` where the config lacks it or says null."""
+        """A whole number from `least` to what a model could have; `default` where the config lacks it or says null."""
         value = self.get(name)
         if value is None:
             if default is not None:
@@ -71,7 +77,12 @@ class Fields:
             if name not in self._values:
                 raise CheckpointError(f"config.json lacks {name!r}")
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise CheckpointError(f"config.json has {name} {value!r}; expected a whole number of at least {least}")
+            raise CheckpointError(
+                f"config.json has {name} {reprlib.repr(value)}; expected a whole number of at least {least}"
+            )
+        most = MOST_LAYERS if name == "num_hidden_layers" else MOST
+        if value > most:
+            raise CheckpointError(f"config.json has {name} {reprlib.repr(value)}; expected at most {most}")
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -79,22 +90,22 @@ class Fields:
         value = self.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise CheckpointError(f"config.json has {name} {value!r}; expected a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+            raise CheckpointError(f"config.json has {name} {reprlib.repr(value)}; expected a positive number")
         return float(value)
 
     def flag(self, name: str) -> bool:
         """True or false; false where the config lacks it or says null."""
         value = self.get(name)
         if value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"config.json has {name} {value!r}; expected true or false")
+            raise CheckpointError(f"config.json has {name} {reprlib.repr(value)}; expected true or false")
         return bool(value)
 
     def many(self, name: str) -> list[Any] | None:
         """A list, None where the config lacks it or says null."""
         value = self.get(name)
         if value is not None and not isinstance(value, list | tuple):
-            raise CheckpointError(f"config.json has {name} {value!r}; expected a list")
+            raise CheckpointError(f"config.json has {name} {reprlib.repr(value)}; expected a list")
         return None if value is None else list(value)
 
 
@@ -174,8 +185,8 @@ def read_windows(fields: Fields) -> Sequence[int | None]:
     if len(types) != layers:
         raise CheckpointError(f"config.json has {len(types)} layer_types, expected num_hidden_layers {layers}")
     for kind in types:
-        if kind not in known:
-            raise CheckpointError(f"unsupported layer type {kind!r}; {', '.join(known)} are supported")
+        if not isinstance(kind, str) or kind not in known:
+            raise CheckpointError(f"unsupported layer type {reprlib.repr(kind)}; {', '.join(known)} are supported")
     return [known[kind] for kind in types]
 
 
