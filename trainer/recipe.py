@@ -61,6 +61,7 @@ class Recipe:
     replay: float = 0.0
     replay_examples: int = 16
     warm_steps: int = 0
+    warm_examples: int = 64
     warm_learning_rate: float = 3e-3
     token_budget: int = 32768
     checkpoint_activations: bool = True
@@ -133,19 +134,10 @@ class Recipe:
 
 
 _TYPES = get_type_hints(Recipe)
-_COUNTS = [
-    "problems",
-    "steps",
-    "queries",
-    "group",
-    "minibatches",
-    "concurrency",
-    "value_rollouts",
-    "token_budget",
-    "save_every",
-    "keep_checkpoints",
-    "replay_examples",
-]
+_COUNTS = (
+    *("problems", "steps", "queries", "group", "minibatches", "concurrency", "value_rollouts", "token_budget"),
+    *("save_every", "keep_checkpoints", "replay_examples", "warm_examples"),
+)
 _NOT_NEGATIVE = ["weight_decay", "clip_low", "clip_high", "kl", "replay", "warm_steps"]
 
 
