@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,13 +39,24 @@ def test_a_step_samples_compares_and_updates(start: Start, mode: str, advantage:
     assert (line["value_tokens"] > 0) == (advantage == "vineppo")
 
 
-def test_rl_raises_the_reward(start: Start) -> None:
-    trainer = start(
-        "steps=20", "queries=8", "group=8", "context_size=24", "save_every=20", "replay=0", "learning_rate=1e-3"
-    )
+LEARNER = ["queries=8", "group=8", "replay=0", "learning_rate=5e-3", "save_every=15"]
+
+
+@pytest.mark.parametrize("mode", ["delethink", "longcot"])
+def test_rl_raises_the_reward_of_a_policy_that_knows_nothing(start: Start, mode: str) -> None:
+    """A reward that a random policy can earn by chance: the share of commas in a trace that ends itself."""
+    trainer = start("model=walk", f"mode={mode}", "steps=15", *LEARNER)
+    comma = trainer.questions.walk.tokenizer.encode(",")[0]  # type: ignore[attr-defined]
+
+    def reward(_: int, responses: Sequence[Sequence[int]]) -> float:
+        ids = [id for response in responses for id in response]
+        return ids.count(comma) / len(ids)
+
+    trainer.questions.reward = reward  # type: ignore[method-assign]
     trainer.train()
     rewards = [line["reward"] for line in read(trainer.run)]
-    assert sum(rewards[-5:]) > 1.2 * sum(rewards[:5])
+    assert sum(rewards[:3]) / 3 < 0.1
+    assert sum(rewards[-3:]) / 3 > 0.3
 
 
 def test_each_phase_of_each_step_is_a_row(start: Start) -> None:
