@@ -111,4 +111,4 @@ def _data_set(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _require(module: str, package: str, what_for: str) -> None:
     if find_spec(module) is None:
-        raise UsageError(f"{package} is needed {what_for}; install the extra: pip install 'thinking-cost[math]'")
+        raise UsageError(f"{package} is needed {what_for}; install it: pip install {package}")

@@ -54,5 +54,5 @@ def test_a_source_without_problems_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("math_verify") is not None, reason="math-verify is here")
 def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"math-verify is needed to judge answers; .*thinking-cost\[math\]"):
+    with pytest.raises(UsageError, match=r"math-verify is needed to judge answers; .*pip install math-verify"):
         Rows(write(tmp_path / "p.jsonl", {"question": "a", "answer": "b"}), "math")
