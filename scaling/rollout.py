@@ -59,6 +59,7 @@ def rollout(
     *,
     sampling: Sampling = Sampling(),
     lengths: Sequence[Sequence[int]] | None = None,
+    starts: Sequence[Sequence[Chunk]] | None = None,
     concurrency: int | None = None,
     on_trace: Callable[[Trace], None] | None = None,
     on_step: Callable[[], None] | None = None,
@@ -67,7 +68,8 @@ def rollout(
 
     At most `concurrency` traces are in flight (all, unless given); one whose chunk ends goes straight back into the
     batch. `lengths[i]` fixes the response lengths of trace i, end-of-sequence tokens ignored: for measuring, or for
-    replaying recorded lengths. `on_trace` sees each trace as it ends, `on_step` is called after every engine step.
+    replaying recorded lengths. `starts[i]` are chunks that trace i has behind it already; it goes on from there, and
+    holds new chunks alone. `on_trace` sees each trace as it ends, `on_step` is called after every engine step.
     A request that the engine fails makes a failed trace, not a failed rollout. If anything raises, what is in
     flight is aborted first.
     """
@@ -77,7 +79,8 @@ def rollout(
 
     def advance(trace: Trace) -> bool:
         """Submits the trace's next chunk; False if it has ended."""
-        turn = environment.next(trace.query, trace.chunks)
+        before = starts[trace.index] if starts is not None else ()
+        turn = environment.next(trace.query, [*before, *trace.chunks])
         done = len(trace.chunks)
         fixed = lengths[trace.index] if lengths is not None else None
         if turn is None or (fixed is not None and done >= len(fixed)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -327,12 +327,14 @@ def update_step(
     max_grad_norm: float = 1.0,
     slice_bytes: int = SLICE_BYTES,
     checkpoint: bool = True,
+    beside: Callable[[], Tensor] | None = None,
 ) -> dict[str, float]:
     """One optimizer step on all micro-batches together, gradient norm clipped; what it did, as plain numbers.
 
     `traces` is what the loss is a mean over: the traces found in `batches`, unless some were left out (those of zero
     advantage need no pass) or lie on other ranks. Fractions, weights and divergences are means over response tokens,
-    all before the step. Raises `ScalingError`, weights untouched, if the gradient is not finite.
+    all before the step. `beside` gives another loss whose gradient joins the step, such as a supervised term; it is
+    reported as `beside_loss`. Raises `ScalingError`, weights untouched, if the gradient is not finite.
     """
     if not batches:
         raise UsageError("no micro-batches to train on")
@@ -351,6 +353,9 @@ def update_step(
         )
         for batch in batches
     ]
+    other = None if beside is None else beside()
+    if other is not None:
+        other.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
     if not math.isfinite(norm):
@@ -361,6 +366,7 @@ def update_step(
     response = sum(len(batch.targets) for batch in batches)
     return {
         "loss": totals.pop("loss"),
+        **({} if other is None else {"beside_loss": float(other.detach())}),
         "grad_norm": norm,
         **{name: total / response for name, total in totals.items()},
         "traces": traces,

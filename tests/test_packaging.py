@@ -42,6 +42,7 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Pa
     assert {"scaling/__init__.py", "scaling/py.typed", "scaling/predict/catalogue.json"} <= names
     assert {name.partition("/")[0] for name in names} == {
         "scaling",
+        "trainer",
         "studies",
         "reports",
         "thinking_cost-0.1.0.dist-info",

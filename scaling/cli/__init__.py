@@ -26,6 +26,7 @@ COMMANDS = [
     "report",
     "fetch",
     "trace",
+    "train",
 ]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141

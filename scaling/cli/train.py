@@ -1,0 +1,172 @@
+"""`scaling train`: reinforcement learning by a recipe, in any thinking environment."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scaling.cli.console import print_json, print_json_list, say
+from scaling.errors import ScalingError, UsageError
+
+if TYPE_CHECKING:
+    from trainer.recipe import Recipe
+
+EXAMPLES = (
+    "scaling train --list",
+    "scaling train walk-delethink-cpu seed=1",
+    "scaling train --show math-r1-distill-1.5b-delethink-24k --gpu h100-sxm",
+    "scaling train --resume training/walk steps=100",
+)
+
+SHOWN = ("rollout", "logprob", "update")
+"""The phases that take time here: weights are handed over in place."""
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="What to train; --list names them.")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(help="Changes, e.g. steps=10 learning_rate=1e-5.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name the recipes.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the whole configuration and its planned cost.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --show: plan for this GPU. Default: this machine's.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --show: how many.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run. Default training/<time>-<recipe>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")] = False,
+) -> None:
+    """Train a model to think: sample groups of traces, verify, compare, update on every chunk.
+
+    The run's directory holds checkpoints in Hugging Face format, metrics.jsonl, and the seconds of every phase as rows.
+    """
+    if list_:
+        return _list(json)
+    if resume is not None:
+        if out is not None or show:
+            raise UsageError("resume goes on in the run's own directory; leave --out and --show away")
+        return _train(None, resume, [*([recipe] if recipe else []), *(settings or [])], json)
+    if recipe is None:
+        raise UsageError("no recipe given; `scaling train --list` names them")
+
+    from trainer.recipes import recipe as by_name
+
+    chosen = by_name(recipe).override(settings or [])
+    if show:
+        return _show(chosen, gpu, gpus, json)
+    if gpu is not None:
+        raise UsageError("gpu belongs to --show; training takes the GPU of this machine where there is one")
+    return _train(chosen, out or Path("training") / f"{time.strftime('%Y%m%d-%H%M%S')}-{chosen.name}", [], json)
+
+
+def _list(json: bool) -> None:
+    from trainer.recipes import RECIPES
+
+    found = [(name, " ".join((make.__doc__ or "").split())) for name, make in RECIPES.items()]
+    if json:
+        return print_json_list([{"recipe": name, "description": text} for name, text in found])
+    width = max(len(name) for name, _ in found)
+    for name, text in found:
+        print(f"{name:{width}}  {text}")
+    return None
+
+
+def _show(recipe: Recipe, gpu: str | None, gpus: int, json: bool) -> None:
+    try:
+        planned, why_not = _plan(recipe, gpu, gpus), None
+    except ScalingError as error:
+        planned, why_not = None, str(error)
+    if json:
+        return print_json({"recipe": recipe.to_json(), "plan": planned, "plan_reason": why_not})
+    for key, value in recipe.to_json().items():
+        print(f"{key}={'none' if value is None else value}")
+    if planned is None:
+        print(f"planned cost: unknown: {why_not}")
+    else:
+        seconds = ", ".join(f"{phase} {planned[f'{phase}_seconds']:.1f} s" for phase in SHOWN)
+        print(
+            f"planned: {planned['step_seconds']:.1f} s a step ({seconds}), {planned['total_gpu_hours']:,.1f} GPU-hours"
+        )
+        print(f"at a mean of {planned['thinking_tokens']:,.0f} thinking tokens; nothing of it was measured")
+    return None
+
+
+def _plan(recipe: Recipe, gpu: str | None, gpus: int) -> dict[str, Any]:
+    """The analytic plan of the recipe's job at a mean of a third of its budget, as the paper's runs think."""
+    from scaling.planning import ask
+    from scaling.predict.setup import BUDGET_RATIO
+
+    if recipe.model == "walk":
+        raise UsageError("a model as small as the walk's is bound by dispatch, which the planner does not know")
+    budget = recipe.environment.budget
+    question = ask(
+        recipe.model,
+        gpu,
+        gpus,
+        modes=(recipe.mode,),
+        budget=budget,
+        context_size=recipe.context_size,
+        state_size=recipe.state_size,
+        head=recipe.head,
+        carryover=recipe.carryover,
+        steps=recipe.steps,
+        prompts=recipe.queries,
+        samples=recipe.group,
+        weight_dtype="float32",
+        activation_dtype="float32",
+        recompute=recipe.checkpoint_activations,
+    )
+    return question.plan(recipe.mode, budget / BUDGET_RATIO).to_json()
+
+
+def _train(recipe: Recipe | None, run: Path, changes: list[str], json: bool) -> None:
+    from trainer.loop import Trainer
+
+    if recipe is None:
+        trainer = Trainer.resume(run, changes)
+        say(f"{trainer.recipe.name}: going on after step {trainer.done.step} of {trainer.recipe.steps} in {run}")
+    else:
+        say(f"{recipe.name}: {recipe.steps} steps in {run}")
+        trainer = Trainer.start(recipe, run, _say_warm(recipe.warm_steps))
+    lines: list[dict[str, Any]] = []
+
+    def on_step(line: dict[str, Any]) -> None:
+        lines.append(line)
+        say(_line(line, trainer.recipe.steps))
+
+    try:
+        checkpoint = trainer.train(on_step)
+    except KeyboardInterrupt:
+        say(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {run}")
+        raise
+    finally:
+        trainer.close()
+    if json:
+        print_json({"run": run, "checkpoint": checkpoint, "recipe": trainer.recipe.to_json(), "steps": lines})
+    else:
+        print(checkpoint)
+
+
+def _say_warm(steps: int) -> Any:
+    def on_step(done: int, loss: float) -> None:
+        if done % 100 == 0:
+            say(f"warm start {done}/{steps}  loss {loss:.3f}")
+
+    return on_step
+
+
+def _line(line: dict[str, Any], steps: int) -> str:
+    """A step as a line of the live view."""
+    clipped = [share for share in line["clip_fraction"] if share is not None]
+    parts = [
+        f"step {line['step']}/{steps}",
+        f"reward {line['reward']:.3f}",
+        f"finished {line['finished']:.0%}",
+        f"thinking {line['thinking_tokens']:.0f} in {line['chunks']:.1f} chunks",
+        f"clipped {max(clipped):.1%}" if clipped else "no gradient: all rewards of every group are equal",
+        f"{line['tokens_per_second']:,.0f} tokens/s",
+        " + ".join(f"{phase} {line[f'{phase}_seconds']:.1f}" for phase in SHOWN) + " s",
+    ]
+    if clipped and line["equal_groups"]:
+        parts.insert(5, f"{line['equal_groups']}/{line['groups']} groups equal")
+    return "  ".join(parts)

@@ -1,0 +1,74 @@
+"""`scaling train`: recipes listed, shown, trained and resumed from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAST = ["task=walk:0-3", "problems=16", "queries=2", "group=4", "warm_steps=20", "warm_examples=8", "replay=0"]
+
+
+def test_the_list_names_every_recipe(cli: Any) -> None:
+    ran = cli("train", "--list")
+    assert ran.code == 0
+    assert "walk-delethink-cpu" in ran.out
+    assert "math-r1-distill-1.5b-delethink-96k" in ran.out
+    listed = json.loads(cli("train", "--list", "--json").out)
+    assert {"walk-longcot-cpu", "gym-smollm2-delethink"} <= {row["recipe"] for row in listed}
+
+
+def test_show_tells_the_papers_setting_and_what_it_would_cost(cli: Any) -> None:
+    ran = cli("train", "--show", "math-r1-distill-1.5b-delethink-24k", "--gpu", "h100-sxm", "--gpus", 8, "--json")
+    told = json.loads(ran.out)
+    recipe = told["recipe"]
+    sizes = ("context_size", "state_size", "iterations", "queries", "group", "steps", "temperature", "clip_high")
+    assert [recipe[name] for name in sizes] == [8192, 4096, 5, 128, 8, 1000, 0.6, 0.26]
+    assert 10 < told["plan"]["step_seconds"] < 10_000
+    assert told["plan"]["budget_tokens"] == 24576
+    shown = cli("train", "--show", "math-r1-distill-1.5b-delethink-24k", "--gpu", "h100-sxm", "seed=3").out
+    assert "seed=3" in shown
+    assert "GPU-hours" in shown
+
+
+def test_show_says_why_there_is_no_plan(cli: Any) -> None:
+    assert "planned cost: unknown: " in cli("train", "--show", "walk-longcot-cpu").out
+    assert json.loads(cli("train", "--show", "walk-longcot-cpu", "--json").out)["plan"] is None
+
+
+def test_a_run_is_trained_and_resumed(cli: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ran = cli("train", "walk-delethink-cpu", *FAST, "steps=1", "--out", run)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(run / "checkpoints" / "step-000001")
+    assert "step 1/1  reward 0." in ran.err
+    again = cli("train", "--resume", run, "steps=2", "--json")
+    assert again.code == 0, again.err
+    told = json.loads(again.out)
+    assert [line["step"] for line in told["steps"]] == [2]
+    assert told["checkpoint"] == str(run / "checkpoints" / "step-000002")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "scaling train --list"),
+        (("walk-delethnik-cpu",), "did you mean walk-delethink-cpu"),
+        (("walk-delethink-cpu", "stpes=3"), "did you mean steps"),
+        (("walk-delethink-cpu", "group=1"), "group 1 is too small"),
+        (("walk-delethink-cpu", "--gpu", "h100"), "gpu belongs to --show"),
+        (("--resume", "x", "--out", "y"), "leave --out and --show away"),
+        (("--resume", "nowhere"), "no run at nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli("train", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

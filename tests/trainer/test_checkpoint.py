@@ -1,0 +1,133 @@
+"""Checkpoints: everything loads them, a run goes on from them bit for bit, and a kill leaves the last whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scaling.decoder import Decoder
+from scaling.errors import CheckpointError, StoreError, UsageError
+from scaling.models import end_tokens
+from scaling.tasks.walk import CONFIG
+from trainer.checkpoint import checkpoints, newest
+from trainer.loop import Trainer
+from trainer.metrics import read
+
+Start = Callable[..., Trainer]
+
+
+def test_ten_steps_are_five_and_five_more_bit_for_bit(start: Start, tmp_path: Path) -> None:
+    fast = ["queries=2", "group=8", "save_every=5"]
+    whole = start("steps=10", *fast, out=tmp_path / "whole")
+    whole.train()
+    half = start("steps=5", *fast, out=tmp_path / "half")
+    half.train()
+    again = Trainer.resume(tmp_path / "half", ["steps=10"])
+    again.train()
+    left, right = (newest(tmp_path / name) for name in ("whole", "half"))
+    assert left.name == right.name == "step-000010"
+    for file in ("model.safetensors", "trainer/optimizer.safetensors"):
+        one, other = load_file(left / file), load_file(right / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert any("exp_avg" in name for name in one)  # some update was made
+    told = [
+        [{k: v for k, v in line.items() if "second" not in k} for line in read(tmp_path / n)] for n in ("whole", "half")
+    ]
+    assert told[0] == told[1]
+
+
+def untimed(run: Path) -> list[dict[str, object]]:
+    return [{name: value for name, value in line.items() if "second" not in name} for line in read(run)]
+
+
+def test_transformers_loads_model_and_tokenizer(start: Start) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trainer = start("steps=1")
+    saved = trainer.train()
+    ids = trainer.questions.query(0)
+    theirs = AutoModelForCausalLM.from_pretrained(saved)
+    with torch.no_grad():
+        ours = trainer.policy.logits(trainer.policy.hidden(torch.tensor(ids), [len(ids)]))
+        assert torch.allclose(theirs(torch.tensor([ids])).logits[0], ours, atol=1e-5)
+    walk = trainer.questions.walk  # type: ignore[attr-defined]
+    assert AutoTokenizer.from_pretrained(saved)(walk.problems(1)[0].question)["input_ids"] == ids
+    assert theirs.generation_config.eos_token_id in (1, [1])
+    assert end_tokens(saved) == (1,)
+
+
+def test_only_the_newest_are_kept(start: Start) -> None:
+    trainer = start("steps=4", "queries=2", "keep_checkpoints=2")
+    trainer.train()
+    assert [path.name for path in checkpoints(trainer.run)] == ["step-000003", "step-000004"]
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import trainer.checkpoint as checkpoint
+from trainer.loop import Trainer
+
+def die(pending, path):
+    if path.name == "step-000002":
+        os.kill(os.getpid(), signal.SIGKILL)
+    publish(pending, path)
+
+publish, checkpoint.publish = checkpoint.publish, die
+Trainer.resume(Path(sys.argv[1])).train()
+"""
+
+
+def test_a_kill_in_mid_checkpoint_leaves_the_last_whole_one(start: Start) -> None:
+    trainer = start("steps=2", "queries=2")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, str(trainer.run)], check=False, capture_output=True, env=os.environ
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    folder = trainer.run / "checkpoints"
+    assert [path for path in folder.iterdir() if path.name.startswith(".step-000002")]  # it had begun
+    assert newest(trainer.run).name == "step-000001"
+    again = Trainer.resume(trainer.run)
+    assert again.train().name == "step-000002"
+    assert [line["step"] for line in read(trainer.run)] == [1, 2]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(start: Start) -> None:
+    trainer = start("steps=1")
+    trainer.train()
+    config = {**trainer.policy.config, "intermediate_size": 96}
+    Decoder.from_config(config).save(newest(trainer.run))
+    with pytest.raises(CheckpointError, match=r"another architecture: its .* fits no parameter"):
+        Trainer.resume(trainer.run)
+
+
+def test_a_recipes_model_of_an_architecture_that_cannot_be_trained_is_refused(start: Start, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    Decoder.from_config(CONFIG).save(model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "gemma"}))
+    with pytest.raises((CheckpointError, UsageError), match="gemma"):
+        start(f"model={model}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_of_ours_is_refused(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no run at"):
+        Trainer.resume(tmp_path / "nothing")
+    trainer = start("replay=0")
+    with pytest.raises(StoreError, match="not empty"):
+        start("replay=0")
+    for path in checkpoints(trainer.run):
+        (path / "trainer" / "optimizer.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="damaged"):
+        Trainer.resume(trainer.run)

@@ -1,0 +1,63 @@
+"""A recipe: overridden by text, refused where it makes no sense, the same after a round trip."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scaling.errors import UsageError
+from scaling.thinking import Delethink, LongCoT
+from trainer.recipe import Recipe
+
+BASE = Recipe("base", task="walk:16-32", model="walk")
+
+
+def test_settings_are_read_by_the_type_of_their_key() -> None:
+    recipe = BASE.override(
+        ["steps=7", "learning_rate=3e-4", "importance_cap=none", "checkpoint_activations=false", "mode=longcot"]
+    )
+    assert (recipe.steps, recipe.learning_rate, recipe.importance_cap) == (7, 3e-4, None)
+    assert recipe.checkpoint_activations is False
+    assert recipe.environment == LongCoT(24576)
+    assert BASE.environment == Delethink(8192, 4096, 5, 100)
+
+
+def test_it_survives_json() -> None:
+    assert Recipe.from_json(json.loads(json.dumps(BASE.to_json()))) == BASE
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("stpes=7", "did you mean steps"),
+        ("steps", "not key=value"),
+        ("steps=many", "steps=many is not a whole number"),
+        ("kl=some", "kl=some is not a number"),
+        ("checkpoint_activations=maybe", "neither true nor false"),
+        ("steps=0", "steps 0 is not positive"),
+        ("kl=-1", "kl -1.0 is negative"),
+        ("learning_rate=nan", "learning_rate nan is not a positive number"),
+        ("temperature=0", "temperature 0.0 is not a positive number"),
+        ("group=1", "group 1 is too small; as in group=8"),
+        ("mode=longcat", "did you mean longcot"),
+        ("advantage=grop", "did you mean grpo"),
+        ("carryover=none", "unknown carryover"),
+        ("state_size=8192", "must be below context size"),
+        ("minibatches=500", "minibatches of whole groups"),
+        ("name=other", "unknown recipe key 'name'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(setting: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        BASE.override([setting])
+    assert "\n" not in str(error.value)
+
+
+def test_vineppo_has_its_own_baseline_and_takes_a_group_of_one() -> None:
+    assert BASE.override(["advantage=vineppo", "group=1"]).group == 1
+
+
+def test_a_stored_recipe_with_a_key_of_another_version_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown recipe key 'warmth'"):
+        Recipe.from_json({**BASE.to_json(), "warmth": 1})

@@ -1,0 +1,111 @@
+"""Checkpoints: a Hugging Face directory that everything loads, with what it takes to go on as if never interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scaling.decoder import Decoder
+from scaling.errors import CheckpointError, StoreError
+from scaling.files import publish
+from scaling.models import read_json
+from scaling.results import SCHEMA_VERSION
+from trainer.problems import Questions
+
+FOLDER, STATE, OPTIMIZER = "checkpoints", "trainer.json", "optimizer.safetensors"
+_NAME = re.compile(r"step-(\d{6,})")
+_RNG = "rng"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step`: updates of the policy's round done. `asked`: problems taken so far, so where the data goes on."""
+
+    step: int = 0
+    asked: int = 0
+
+
+def save(
+    run: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, questions: Questions, done: Progress, keep: int
+) -> Path:
+    """Writes the checkpoint of this step, whole or not at all, and drops all but the `keep` newest; its path.
+
+    One that is there already is the same and stays. Raises `StoreError` where it cannot be written.
+    """
+    path = run / FOLDER / f"step-{done.step:06d}"
+    if path.exists():
+        return path
+    pending = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        decoder.save(pending)
+        questions.save_tokenizer(pending)
+        generation = {"eos_token_id": list(questions.eos)}
+        (pending / "generation_config.json").write_text(json.dumps(generation) + "\n")
+        (pending / "trainer").mkdir()
+        save_file(_state_of(decoder, optimizer), pending / "trainer" / OPTIMIZER)
+        state = {"schema_version": SCHEMA_VERSION, "step": done.step, "asked": done.asked}
+        (pending / "trainer" / STATE).write_text(json.dumps(state) + "\n")
+        publish(pending, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; earlier checkpoints are whole") from None
+    finally:
+        shutil.rmtree(pending, ignore_errors=True)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first; what a killed writer left half-written is none."""
+    found = [(int(match[1]), path) for path in (run / FOLDER).glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def newest(run: Path) -> Path:
+    """The checkpoint to go on from; raises `CheckpointError` if there is none."""
+    if not (found := checkpoints(run)):
+        raise CheckpointError(f"{run} has no checkpoint to resume from; start it anew in another directory")
+    return found[-1]
+
+
+def restore(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer) -> Progress:
+    """Puts optimizer and random numbers where they were; the weights are `Decoder.load`'s business.
+
+    Raises `CheckpointError` for what a trainer did not write, or wrote for another architecture.
+    """
+    state = read_json(path / "trainer" / STATE)
+    parameters = dict(decoder.named_parameters())
+    try:
+        with safe_open(path / "trainer" / OPTIMIZER, framework="pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        done = Progress(int(state["step"]), int(state["asked"]))
+        torch.set_rng_state(stored.pop(_RNG))
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no trainer's checkpoint, or damaged: {error}") from None
+    for key, tensor in stored.items():
+        name, _, kind = key.rpartition("/")
+        if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
+            raise CheckpointError(f"{path} was written for another architecture: its {key} fits no parameter here")
+        device = "cpu" if kind == "step" else parameters[name].device
+        optimizer.state[parameters[name]][kind] = tensor.to(device)
+    return done
+
+
+def _state_of(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything beside the weights as tensors, which need no pickle: `parameter/kind` of the optimizer, and `rng`."""
+    tensors = {
+        f"{name}/{kind}": value.detach().cpu().contiguous()
+        for name, parameter in decoder.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+    return tensors | {_RNG: torch.get_rng_state()}

@@ -1,0 +1,146 @@
+"""What a step leaves behind: a line of metrics, and its phases as rows of the results' schema."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scaling.errors import UsageError
+from scaling.measure.cells import Cell
+from scaling.measure.fingerprint import fingerprint_id
+from scaling.measure.full import Measurement
+from scaling.measure.rows import FLOPS_CONVENTION, Context, build_row
+from scaling.measure.subject import device_kind
+from scaling.measure.telemetry import Telemetry
+from scaling.predict import hardware
+from scaling.predict.shape import Shape
+from scaling.results import Phase, Row, Store
+from scaling.rollout import Trace
+from trainer.recipe import Recipe
+
+FILE = "metrics.jsonl"
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds of each phase of one step; a phase entered twice adds up."""
+
+    device: str
+    seconds: dict[Phase, float] = field(default_factory=dict)
+    watched: dict[Phase, tuple[Telemetry, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: Phase) -> Iterator[None]:
+        started = time.time()
+        with Telemetry(self.device) as telemetry:
+            start = self._now()
+            yield
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self._now() - start
+        self.watched[phase] = telemetry, started
+
+    def _now(self) -> float:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def rows_of(
+    recipe: Recipe, shape: Shape, fingerprint: dict[str, Any], step: int, traces: Sequence[Trace], phases: Phases
+) -> list[Row]:
+    """One row a phase, the step as its repeat; tokens and FLOPs are those of the traces as they really were."""
+    environment = recipe.environment
+    thought = sum(trace.thinking_tokens for trace in traces) / len(traces)
+    prompt = round(sum(len(trace.query) for trace in traces) / len(traces))
+    segments = [s for t in traces for s in environment.schedule(len(t.query), t.response_lengths)]
+    flops = {
+        "rollout": shape.rollout_flops(segments, FLOPS_CONVENTION),
+        "logprob": shape.logprob_flops(segments, FLOPS_CONVENTION),
+        "update": shape.update_flops(segments, FLOPS_CONVENTION, recompute=recipe.checkpoint_activations),
+    }
+    context = Context(shape, str(fingerprint["hardware"]["device"]), 1, fingerprint_id(fingerprint))
+    rows = []
+    for phase, seconds in phases.seconds.items():
+        telemetry, started = phases.watched[phase]
+        cell = Cell(
+            model=recipe.model,
+            weights="checkpoint",
+            engine="local",
+            device=device_kind(),
+            weight_dtype="float32",
+            activation_dtype="float32",
+            kv_dtype="float32",
+            environment=environment.name,
+            parameters=tuple(environment.parameters().items()),
+            prompt_tokens=prompt,
+            thinking_tokens=max(1, round(thought)),
+            phase=phase,
+            concurrency=min(recipe.concurrency, len(traces)),
+            traces=len(traces),
+            method="full",
+        )
+        measured = Measurement(
+            wall_seconds=seconds,
+            elapsed_seconds=seconds,
+            processed_tokens=0 if phase == "sync" else sum(s.prefill + s.steps for s in segments),
+            actual_thinking_tokens=None if phase == "sync" else thought,
+            chunks=None if phase == "sync" else len(segments),
+        )
+        row = build_row(cell, step, recipe.seed, started, context, telemetry, measured)
+        rows.append(replace(row, flops=flops.get(phase)))
+    return rows
+
+
+def utilisation(rows: Sequence[Row]) -> float | None:
+    """Model FLOPs utilisation of the step, where the datasheet of the device is known."""
+    try:
+        peak = hardware.gpu(rows[0].device).flops_per_s.get("float32")
+    except UsageError:
+        return None
+    seconds = sum(row.wall_seconds or 0.0 for row in rows)
+    return sum(row.flops or 0.0 for row in rows) / seconds / peak if peak else None
+
+
+class Metrics:
+    """`metrics.jsonl` of a run, a line a step, and TensorBoard's events where that is installed."""
+
+    def __init__(self, run: Path, done: int) -> None:
+        """Lines after step `done` belong to steps that will be made again, and go."""
+        self.path = run / FILE
+        kept = [line for line in read(run) if line["step"] <= done]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._board = _tensorboard(run / "tensorboard")
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, line["step"])
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run, a last one that a kill cut short left out."""
+    path = run / FILE
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def store_rows(store: Store, rows: Sequence[Row]) -> None:
+    for row in rows:
+        store.append(row)
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

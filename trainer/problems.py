@@ -1,0 +1,131 @@
+"""What is asked and rewarded: a task's problems as token ids, whatever the task and its tokenizer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from scaling.errors import UsageError, unknown
+from scaling.models import end_tokens
+from scaling.tasks import Problem, Task, load
+from scaling.tasks.rows import Rows
+from scaling.tasks.walk import Walk
+from scaling.text import Text
+from trainer.recipe import Recipe
+
+KINDS = ("walk", "gym", "jsonl", "math")
+
+
+class Questions(Protocol):
+    """Problems by their number from 0, as what a model sees of them. `eos` ends its answer."""
+
+    eos: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def query(self, index: int) -> list[int]:
+        """Token ids that the model thinks after."""
+        ...
+
+    def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
+        """0 to 1 for a finished trace, from the response tokens of each of its chunks."""
+        ...
+
+    def save_tokenizer(self, directory: Path) -> None: ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that decides the problems, for the record."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class WalkQuestions:
+    """The keyed permutation walk, in its own tokens."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self.eos: tuple[int, ...] = (walk.tokenizer.eos,)
+        self._problems = walk.problems(walk.instances)
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def query(self, index: int) -> list[int]:
+        return self.walk.query(self._problems[index])
+
+    def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
+        return self.walk.reward(self._problems[index], [id for response in responses for id in response])
+
+    def save_tokenizer(self, directory: Path) -> None:
+        self.walk.tokenizer.save(directory)
+
+    def parameters(self) -> dict[str, Any]:
+        return self.walk.parameters()
+
+    def close(self) -> None:
+        self.walk.close()
+
+
+class TextQuestions:
+    """Any task in words, through the tokenizer and chat template of a checkpoint."""
+
+    def __init__(self, task: Task, problems: Sequence[Problem], text: Text, eos: tuple[int, ...]) -> None:
+        self.task, self.text, self.eos = task, text, eos
+        self._problems = problems
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def query(self, index: int) -> list[int]:
+        return self.text.query(self._problems[index].question)
+
+    def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
+        answer = self.text.answer(responses)
+        return self.task.score(self._problems[index], answer.text if answer else None)
+
+    def save_tokenizer(self, directory: Path) -> None:
+        self.text.tokenizer.save_pretrained(directory)
+
+    def parameters(self) -> dict[str, Any]:
+        return {**self.task.parameters(), "text": self.text.handling.record()}
+
+    def close(self) -> None:
+        self.task.close()
+
+
+def questions_of(recipe: Recipe, model: Path | None) -> Questions:
+    """The problems of a recipe; `model` is the checkpoint whose tokenizer reads them, where they are in words.
+
+    Raises `UsageError` for a task that is unknown, malformed, or needs what is not installed or there.
+    """
+    kind, _, rest = recipe.task.partition(":")
+    if kind not in KINDS:
+        raise unknown("task", kind, KINDS)
+    if kind == "walk":
+        low, dash, high = rest.partition("-")
+        if not (dash and low.isdecimal() and high.isdecimal()):
+            raise UsageError(f"task {recipe.task!r} gives no range of steps; as in walk:16-32")
+        return WalkQuestions(Walk(recipe.problems, recipe.seed, int(low), int(high)))
+    if model is None:
+        raise UsageError(f"task {recipe.task!r} is in words, and model {recipe.model!r} reads none; give a checkpoint")
+    text = Text(model, instruction=recipe.instruction)
+    if not rest:
+        raise UsageError(f"task {recipe.task!r} names nothing; as in gym:chain_sum or jsonl:problems.jsonl")
+    if kind == "gym":
+        task: Task = load(rest, seed=recipe.seed)
+        return TextQuestions(task, task.problems(recipe.problems), text, end_tokens(model))
+    rows = Rows(rest, "math" if kind == "math" else "exact")
+    return TextQuestions(rows, rows.problems(min(recipe.problems, len(rows))), text, end_tokens(model))
+
+
+def order(count: int, seed: int, start: int, wanted: int) -> list[int]:
+    """Problems number `start` … `start` + `wanted` of an endless sequence: all `count`, newly shuffled each epoch."""
+    chosen: list[int] = []
+    while len(chosen) < wanted:
+        epoch, at = divmod(start + len(chosen), count)
+        shuffled = random.Random(f"{seed}/{epoch}").sample(range(count), count)
+        chosen += shuffled[at : at + wanted - len(chosen)]
+    return chosen

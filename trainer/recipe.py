@@ -1,0 +1,161 @@
+"""A recipe: the whole configuration of a training run, typed, frozen, and overridden by `key=value`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from scaling.errors import UsageError, unknown
+from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT
+from scaling.update import Objective
+
+Advantage = Literal["grpo", "rloo", "vineppo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides a run. Defaults are the paper's training setting (2510.06557, §5), seed and sizes apart.
+
+    `task`: `walk:16-32` (counters from…to), `gym:NAME:parameters`, `jsonl:FILE` or `math:FILE or data set of the Hub`;
+    `problems` of it are asked in a new order each epoch. `model`: `walk` for its own small one, a fetched model, or a
+    directory. A step asks `queries` questions `group` times and makes `minibatches` updates, one pass over the data.
+
+    `mode` delethink reads `context_size`, `state_size`, `iterations`, `head`; longcot reads `thinking_budget`.
+    `value_rollouts`: of vineppo, at each chunk boundary. `kl` weighs the divergence from the policy before the first
+    step; `replay` weighs a supervised term on a task's demonstrations, which `warm_steps` of the same start with.
+    `token_budget`: input tokens of a micro-batch. `checkpoint_activations`: compute them again in the backward pass.
+    """
+
+    name: str
+    task: str
+    model: str
+    mode: str = "delethink"
+    context_size: int = 8192
+    state_size: int = 4096
+    iterations: int = 5
+    head: int = 100
+    carryover: Carryover = "algorithm1"
+    thinking_budget: int = 24576
+    problems: int = 10_000
+    instruction: str | None = None
+    steps: int = 1000
+    queries: int = 128
+    group: int = 8
+    minibatches: int = 2
+    concurrency: int = 256
+    temperature: float = 0.6
+    advantage: Advantage = "grpo"
+    value_rollouts: int = 9
+    learning_rate: float = 1e-6
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    clip_low: float = 0.20
+    clip_high: float = 0.26
+    importance_cap: float | None = 2.0
+    kl: float = 0.0
+    replay: float = 0.0
+    replay_examples: int = 16
+    warm_steps: int = 0
+    warm_examples: int = 64
+    warm_learning_rate: float = 3e-3
+    token_budget: int = 32768
+    checkpoint_activations: bool = True
+    save_every: int = 50
+    keep_checkpoints: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown("mode", self.mode, MODES)
+        if self.advantage not in get_args(Advantage):
+            raise unknown("advantage", self.advantage, get_args(Advantage))
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} is not positive; give at least 1, as in {name}=1")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} {getattr(self, name)} is negative or not finite; 0 leaves it out")
+        for name in ("temperature", "learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} {getattr(self, name)} is not a positive number")
+        if self.group < 2 and self.advantage != "vineppo":
+            raise UsageError(
+                f"{self.advantage} compares the traces of a query, so group {self.group} is too small; as in group=8"
+            )
+        if self.minibatches > self.queries:
+            raise UsageError(
+                f"{self.queries} queries do not divide into {self.minibatches} minibatches of whole groups"
+            )
+        _ = self.environment
+
+    @property
+    def environment(self) -> Environment:
+        if self.mode == "longcot":
+            return LongCoT(self.thinking_budget)
+        return Delethink(self.context_size, self.state_size, self.iterations, self.head, self.carryover)
+
+    @property
+    def longest_thought(self) -> int:
+        """Most tokens that one prompt, query apart, and its response come to."""
+        grown = self.iterations * self.head if self.carryover == "untrimmed" else self.head
+        return self.thinking_budget if self.mode == "longcot" else self.context_size + grown
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.clip_low, self.clip_high, self.importance_cap, self.kl)
+
+    def override(self, settings: Iterable[str]) -> Recipe:
+        """The recipe with each `key=value` of `settings`; raises `UsageError` naming near keys, or the type wanted."""
+        changes: dict[str, Any] = {}
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            if not equals:
+                raise UsageError(f"setting {setting!r} is not key=value; as in steps=10")
+            if key == "name" or key not in _TYPES:
+                raise unknown("recipe key", key, [known for known in _TYPES if known != "name"])
+            changes[key] = _parse(key, text)
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_json` gave; raises `UsageError` for keys that this version does not know."""
+        for key in stored:
+            if key not in _TYPES:
+                raise unknown("recipe key", key, _TYPES)
+        return cls(**stored)
+
+
+_TYPES = get_type_hints(Recipe)
+_COUNTS = (
+    *("problems", "steps", "queries", "group", "minibatches", "concurrency", "value_rollouts", "token_budget"),
+    *("save_every", "keep_checkpoints", "replay_examples", "warm_examples"),
+)
+_NOT_NEGATIVE = ["weight_decay", "clip_low", "clip_high", "kl", "replay", "warm_steps"]
+
+
+def _parse(key: str, text: str) -> Any:
+    """`text` as a value of the key's type."""
+    hint = _TYPES[key]
+    if get_origin(hint) is Literal:
+        return text  # the recipe itself knows the names
+    kinds = get_args(hint) or (hint,)
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{key}={text} is neither true nor false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        expected = {"int": "a whole number", "float": "a number"}[kind.__name__]
+        raise UsageError(f"{key}={text} is not {expected}") from None
