@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 
 from scaling.errors import UsageError
 
 HOURS_PER_MONTH = 730.0
+
+MOST_STEPS = 10**9
+MOST_TRACES = 1 << 14
+"""Of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +23,14 @@ class Job:
     samples: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts", "samples"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} is not positive; the default job is 1000 × 128 × 8")
+        positive("steps", self.steps, MOST_STEPS)
+        positive("prompts", self.prompts, MOST_TRACES)
+        positive("samples", self.samples, MOST_TRACES)
+        if self.traces_per_step > MOST_TRACES:
+            raise UsageError(
+                f"{self.prompts} prompts of {self.samples} samples are more than {MOST_TRACES} traces a step; "
+                "the default job has 128 × 8"
+            )
 
     @property
     def traces_per_step(self) -> int:
@@ -37,3 +47,13 @@ class Job:
     def months(self, seconds_per_trace: float) -> float:
         """Months of one device, 730 hours each: the unit in which the paper states its 27 against 7."""
         return self.gpu_hours(seconds_per_trace) / HOURS_PER_MONTH
+
+
+def positive(name: str, value: object, most: int) -> None:
+    """Raises `UsageError` for what is no whole number from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name} {reprlib.repr(value)} is no whole number; expected one from 1 to {most}")
+    if value < 1:
+        raise UsageError(f"{name} {reprlib.repr(value)} is not positive; give at least 1")
+    if value > most:
+        raise UsageError(f"{name} {reprlib.repr(value)} is too large; give at most {most}")

@@ -23,13 +23,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.errors import UsageError
 from scaling.predict.crowd import WATERMARK, Crowd
 from scaling.predict.roofline import Array, Roofline, Seconds
 from scaling.thinking.base import Environment
 
 Ints = NDArray[np.int64]
 
-_PIECE = 64  # steps
+MAX_THINKING_TOKENS = 1 << 26
+MAX_CHUNKS = 1 << 12
+"""Of one trace."""
+MAX_CHUNKS_A_STEP = 1 << 20
+
+_PIECE = 64  # steps, or more where there would be more pieces than
+_MOST_PIECES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,10 @@ class Schedule:
     def of(cls, environment: Environment, query_len: int, longest: int, cached: int = 0) -> Schedule:
         """The schedule of `environment` up to `longest` thinking tokens.
 
-        `cached`: first tokens of every later chunk's prompt that the engine's prefix cache holds.
+        `cached`: first tokens of every later chunk's prompt that the engine's prefix cache holds. Raises `UsageError`
+        for a trace of more than `MAX_THINKING_TOKENS` or about `MAX_CHUNKS`.
         """
+        limit_chunks(environment, longest)
         lengths = environment.expected_lengths(query_len, longest)
         segments = environment.schedule(query_len, lengths)
         kept = [
@@ -62,11 +71,20 @@ class Schedule:
         )
 
     def chunks(self, lengths: Ints) -> tuple[Ints, Ints, Ints]:
-        """(trace, chunk, response tokens) of every chunk of traces that think `lengths`, trace by trace."""
+        """(trace, chunk, response tokens) of every chunk of traces that think `lengths`, trace by trace.
+
+        Raises `UsageError` for more than `MAX_CHUNKS_A_STEP`.
+        """
+        counts = np.searchsorted(self.start, lengths)
+        if (chunks := int(counts.sum())) > MAX_CHUNKS_A_STEP:
+            raise UsageError(
+                f"{len(lengths):,} traces have {chunks:,} chunks in all, and at most {MAX_CHUNKS_A_STEP:,} are "
+                "reckoned; take fewer prompts or samples, or a larger context size"
+            )
+        trace = np.repeat(np.arange(len(lengths)), counts)
+        chunk = np.arange(chunks) - np.repeat(np.cumsum(counts) - counts, counts)
         ends = np.append(self.start[1:], max(int(lengths.max()), int(self.start[-1]) + 1))
-        decode = np.minimum(lengths[:, None], ends[None, :]) - self.start[None, :]
-        trace, chunk = np.nonzero(decode > 0)
-        return trace, chunk, decode[trace, chunk]
+        return trace, chunk, np.minimum(lengths[trace], ends[chunk]) - self.start[chunk]
 
     def longest_context(self, thinking_tokens: int) -> int:
         """Most tokens that the context of a trace of this length comes to."""
@@ -87,6 +105,20 @@ class Rollouts:
     @property
     def total(self) -> float:
         return float(self.seconds.total) + self.tail
+
+
+def limit_chunks(environment: Environment, thinking_tokens: int) -> None:
+    """Raises `UsageError` for a trace of more thinking tokens or chunks than can be reckoned one by one."""
+    if thinking_tokens > MAX_THINKING_TOKENS:
+        raise UsageError(
+            f"traces of {thinking_tokens:,} thinking tokens are too long; at most {MAX_THINKING_TOKENS:,} are reckoned"
+        )
+    chunks = thinking_tokens * int(environment.parameters().get("iterations", 1)) // environment.budget
+    if chunks > MAX_CHUNKS:
+        raise UsageError(
+            f"traces of {thinking_tokens:,} thinking tokens have about {chunks:,} chunks, and at most {MAX_CHUNKS:,} "
+            "are reckoned; take a larger context size, or a smaller state size"
+        )
 
 
 def mean_context(schedule: Schedule, lengths: Ints) -> float:
@@ -157,8 +189,8 @@ def _counted(schedule: Schedule, chunk: Ints) -> tuple[Array, Array]:
 
 
 def _pieces(span: Array, rows: Array, before: Array) -> tuple[Array, Array, Array]:
-    """The same steps in spans of at most `_PIECE`."""
-    counts = np.ceil(span / _PIECE).astype(np.int64)
+    """The same steps in spans of at most `_PIECE`, or of what makes about `_MOST_PIECES`."""
+    counts = np.ceil(span / max(_PIECE, float(span.sum()) / _MOST_PIECES)).astype(np.int64)
     of = np.repeat(np.arange(len(span)), counts)
     steps = (span / np.maximum(counts, 1))[of]
     return steps, rows[of], before[of] + rows[of] * steps * (np.arange(len(of)) - (np.cumsum(counts) - counts)[of])

@@ -10,6 +10,7 @@ from typing import Any
 
 from scaling.errors import UsageError
 from scaling.predict.plan import Plan
+from scaling.predict.rollouts import limit_chunks
 from scaling.predict.shape import FlopsConvention, Shape
 from scaling.thinking.base import Environment
 
@@ -34,6 +35,8 @@ def flops_crossover(
     FLOPs of a forward pass over a trace's chunks, of which training costs a multiple (Fig. C.1 of the paper). A new
     chunk has its whole carryover to encode, so the environments change places several times before the last; found is
     the last. The first token of a chunk is its dearest moment, and the gap there only grows from chunk to chunk.
+
+    Raises `UsageError` where `chunked` has more chunks than are reckoned.
     """
 
     def dearer(tokens: int) -> bool:
@@ -44,6 +47,7 @@ def flops_crossover(
         one, other = costs
         return one > other
 
+    limit_chunks(chunked(longest), longest)
     ends = list(accumulate(chunked(longest).expected_lengths(prompt_tokens, longest)))
     chunk = bisect_left(ends, True, key=lambda end: dearer(end + 1))
     if chunk == len(ends):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from scaling.errors import UsageError, unknown
+from scaling.lengths import MAX_TOKENS
 from scaling.predict.distribution import Distribution
-from scaling.predict.job import Job
+from scaling.predict.job import Job, positive
+from scaling.predict.rollouts import MAX_THINKING_TOKENS
 from scaling.predict.roofline import Machine, Precision
 from scaling.predict.shape import STORED_BYTES
 
@@ -23,6 +25,10 @@ BFLOAT16 = Precision.of("bfloat16")
 
 BUDGET_RATIO = 3
 """Budget ÷ mean length unless the job says: the paper's 24K budget at a mean of 8K."""
+
+MOST_GPUS = 1 << 14
+MOST_SEQUENCES = 1_000_000
+MOST_PASSES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class Setup:
     price: float | None = None
 
     def __post_init__(self) -> None:
-        positive("gpus", self.gpus)
-        positive("max sequences", self.max_sequences)
+        positive("gpus", self.gpus, MOST_GPUS)
+        positive("max sequences", self.max_sequences, MOST_SEQUENCES)
         if self.placement not in get_args(Placement):
             raise unknown("placement", self.placement, get_args(Placement))
         if self.admission not in get_args(Admission):
@@ -71,7 +77,7 @@ class Setup:
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"price {self.price} is no amount of money for a GPU-hour; give one such as 2.50")
         if self.tensor_parallel is not None:
-            positive("tensor parallel", self.tensor_parallel)
+            positive("tensor parallel", self.tensor_parallel, MOST_GPUS)
             if self.gpus % self.tensor_parallel:
                 raise UsageError(
                     f"{self.gpus} GPUs do not divide into replicas of {self.tensor_parallel}; tensor parallel must "
@@ -79,6 +85,11 @@ class Setup:
                 )
         if self.placement != "colocated" and self.gpus < 2:
             raise UsageError(f"placement {self.placement!r} needs at least 2 GPUs; on 1 GPU only 'colocated' works")
+        if self.placement != "colocated" and self.tensor_parallel == self.gpus:
+            raise UsageError(
+                f"replicas of {self.gpus} GPUs leave none of {self.gpus} to train with placement {self.placement!r}; "
+                "tensor parallel must be below the number of GPUs"
+            )
 
     @property
     def usable_bytes(self) -> float:
@@ -98,10 +109,10 @@ class Work:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        positive("prompt tokens", self.prompt_tokens)
-        positive("passes", self.passes)
+        positive("prompt tokens", self.prompt_tokens, MAX_TOKENS)
+        positive("passes", self.passes, MOST_PASSES)
         if self.budget is not None:
-            positive("budget", self.budget)
+            positive("budget", self.budget, MAX_THINKING_TOKENS)
 
     def budget_for(self, mean: float, max_positions: int) -> int:
         if self.budget is not None:
@@ -109,8 +120,3 @@ class Work:
                 raise UsageError(f"a mean of {mean:g} thinking tokens is above the budget of {self.budget}")
             return self.budget
         return max(math.ceil(mean), min(round(BUDGET_RATIO * mean), max_positions - self.prompt_tokens))
-
-
-def positive(name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError(f"{name} {value} is not positive; give at least 1")

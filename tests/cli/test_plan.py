@@ -13,6 +13,7 @@ from scaling.predict.hardware import gpus
 from scaling.predict.shape import architecture, catalogue
 
 H100 = ("--gpu", "h100")
+DELETHINK_96K = ("--mode", "delethink", "--lengths", "96k")
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
 
 
@@ -201,6 +202,26 @@ class TestBadInput:
             ((*H100, "--gpus", "8", "--model", "llama-3.1-70b"), "what would fit: --gpus 16"),
             ((*H100, "--mode", "longcot", "--lengths", "8m"), "keys and values of one trace"),
             ((*H100, "--calibrate", "/nowhere"), "no run at /nowhere"),
+            ((*H100, "--placement", "split", "--tensor-parallel", "8"), "leave none of 8 to train"),
+            ((*H100, "--placement", "asynchronous", "--data-parallel", "1"), "leave none of 8 to train"),
+            ((*H100, "--gpus", 10**7), "gpus 10000000 is too large"),
+            ((*H100, "--steps", 10**400), "is too large; give at most 1000000000"),
+            ((*H100, "--prompts", 10**9), "prompts 1000000000 is too large"),
+            ((*H100, "--samples", 10**400), "is too large"),
+            ((*H100, "--prompts", "16384", "--samples", "2"), "are more than 16384 traces a step"),
+            ((*H100, "--passes", 10**9), "passes 1000000000 is too large; give at most 1000"),
+            ((*H100, "--max-sequences", 10**9), "give at most 1000000"),
+            ((*H100, "--tensor-parallel", 10**400), "is too large"),
+            ((*H100, "--lengths", "1024m"), "1,073,741,824 thinking tokens are too long"),
+            (
+                (*H100, *DELETHINK_96K, "--context-size", "16", "--state-size", "8", "--head", "0"),
+                "take a larger context size",
+            ),
+            ((*H100, "--crossover", "--context-size", "2", "--head", "0"), "take a larger context size"),
+            (
+                (*H100, *DELETHINK_96K, "--context-size", "128", "--state-size", "64", "--head", "0"),
+                "take fewer prompts or samples",
+            ),
         ],
     )
     def test_gets_one_line(self, cli, arguments, says) -> None:
