@@ -8,12 +8,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import Annotated, Any
+from io import TextIOWrapper
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
+from scaling.cli.console import visible
 from scaling.errors import ScalingError, unknown
 
 # One line a command, in the order of the help: scaling/cli/<name>.py defines the function <name>, whose
@@ -91,13 +94,28 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line (`sys.argv` unless given) and returns its exit code; prints an error as one line."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  # or print would take stdout for it
+    if sys.stdout is None:
+        return _fail("stdout is closed; redirect it to /dev/null to discard what is printed", 2)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of what its encoding lacks; stderr escapes it
     code = _run(arguments)
     try:
         sys.stdout.flush()
     except OSError as error:
         code = _blame(error)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would complain as it exits
+        _discard(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
     return code
+
+
+def _discard(stream: TextIO) -> None:
+    """What a stream still holds goes nowhere, or the interpreter would complain of it as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -122,7 +140,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _fail(message: str, code: int) -> int:
     if log.isEnabledFor(logging.DEBUG):
         traceback.print_exc()
-    print(f"scaling: error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # where stderr cannot be written, the exit code says what there is to say
+        print(f"scaling: error: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

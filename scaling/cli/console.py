@@ -15,18 +15,26 @@ from scaling.results import SCHEMA_VERSION
 FINISHED_WITH_FAILURES = 4
 """The exit code of a command that did its work, though a part of it failed."""
 
+SPACES = "\xa0\u2009\u202f"
+"""Printed as they are, beside the space: those between numbers and units."""
+
 console = Console(stderr=True, highlight=False)
 """For progress bars and tables that accompany the work; plain where stderr is no terminal or NO_COLOR is set."""
 
 
+def visible(text: str) -> str:
+    """The text with what would steer a terminal (control and format characters, line ends) as escapes."""
+    return "".join(c if c.isprintable() or c in SPACES else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(message: str) -> None:
     """One plain line on stderr, never wrapped, whatever brackets it holds."""
-    console.print(message, markup=False, soft_wrap=True)
+    console.print(visible(message), markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """One line on stderr about something that did not stop the work."""
-    console.print(f"scaling: warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"scaling: warning: {visible(message)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def print_json(obj: Mapping[str, Any]) -> None:

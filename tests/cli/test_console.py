@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scaling.cli.console import print_json, say, warn
+from scaling.cli.console import print_json, say, visible, warn
 from scaling.lengths import parse_lengths
 from scaling.results import Row
 
@@ -51,3 +51,13 @@ def test_remarks_go_to_stderr_as_they_are_on_one_line(capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"{long}\nscaling: warning: {long}\n"
+
+
+def test_nothing_that_is_said_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("ev\x1b[2Jil\n")
+    warn("\x9b2J \u202e \udcff")
+    assert capsys.readouterr().err == "ev\\x1b[2Jil\\n\nscaling: warning: \\x9b2J \\u202e \\udcff\n"
+
+
+def test_words_of_any_language_are_visible_as_they_are() -> None:
+    assert visible("8 × H100, 95\u202f%, größer 長い") == "8 × H100, 95\u202f%, größer 長い"

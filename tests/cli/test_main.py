@@ -142,6 +142,14 @@ def test_bad_usage_is_one_line_that_says_what_was_expected(
     assert ran.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["\x1b[2J"], ["--\x1b[2J"], ["plan", "--gpu", "\x1b[2J"]])
+def test_what_would_steer_the_terminal_is_shown_instead(cli: Cli, arguments: list[str]) -> None:
+    ran = cli(*arguments)
+    assert ran.code == 2
+    assert "\\x1b[2J" in ran.err
+    assert "\x1b" not in ran.err
+
+
 def test_a_value_of_the_wrong_type_is_shown(cli: Cli, register: Register) -> None:
     def color(shade: Annotated[int, typer.Option()]) -> None:
         raise AssertionError(shade)
@@ -230,3 +238,42 @@ def test_output_that_does_not_fit_the_disk_is_one_line() -> None:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ran.returncode == 2
     assert ran.stderr == "scaling: error: cannot write output: No space left on device; free some space\n"
+
+
+PLAN = f"{sys.executable} -m scaling plan --gpu h100 --mode longcot --lengths 8k"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_a_closed_stdout_is_one_line() -> None:
+    ran = shell(f"{PLAN} >&-")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("scaling: error: stdout is closed; redirect it")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_without_stderr_the_answer_is_printed_and_an_error_is_not() -> None:
+    answered, refused = shell(f"{PLAN} 2>&-"), shell(f"{PLAN} --gpus 0 2>&-")
+    assert (answered.returncode, refused.returncode, refused.stdout) == (0, 2, "")
+    assert "LongCoT" in answered.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_error_that_cannot_be_written_leaves_its_exit_code() -> None:
+    ran = shell(f"{PLAN} --gpus 0 2>/dev/full")
+    assert (ran.returncode, ran.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["ascii", "C locale"],
+)
+def test_what_an_encoding_lacks_is_replaced(environment: dict[str, str]) -> None:
+    ran = shell(PLAN, **environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "on 8 ? h100-sxm" in ran.stdout
