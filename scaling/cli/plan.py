@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -41,8 +42,12 @@ def plan(
         list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
     ] = None,
     lengths: Annotated[
-        str, typer.Option(help="Mean thinking tokens of a trace: 8k..96k, 16k,48k, a..b:step, a..b/n.")
-    ] = "8k..96k",
+        str | None,
+        typer.Option(
+            help="Mean thinking tokens of a trace: 8k..96k, 16k,48k, a..b:step, a..b/n. Default: the mean of recorded "
+            "lengths where --distribution is a file of them, else 8k..96k."
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="Most thinking tokens of a trace. Default: 3 × the mean, within the trained positions."),
@@ -116,23 +121,27 @@ def plan(
     """
     from scaling.planning import ask
 
-    tokens = parse_lengths(lengths)
-    _check_questions(crossover, optimise, max_context or min_state or picture, picture)
+    tokens = None if lengths is None else parse_lengths(lengths)
+    _check_questions(
+        {"--crossover": crossover, "--optimise": optimise},
+        {"--max-context": max_context, "--min-state": min_state, "--picture": picture},
+        tokens is not None,
+    )
     question = ask(
         model,
         gpu,
         gpus,
         modes=mode or MODES,
-        budget=parse_tokens(budget) if budget else None,
+        budget=budget,
         distribution=distribution,
-        context_size=parse_tokens(context_size),
-        state_size=parse_tokens(state_size) if state_size else None,
+        context_size=context_size,
+        state_size=state_size,
         head=head,
         carryover=carryover,  # type: ignore[arg-type]  # what is unknown is refused where it is used
         steps=steps,
         prompts=prompts,
         samples=samples,
-        prompt_tokens=parse_tokens(prompt_tokens),
+        prompt_tokens=prompt_tokens,
         passes=passes,
         tensor_parallel=tensor_parallel,
         data_parallel=data_parallel,
@@ -155,15 +164,39 @@ def plan(
             say(line)
     if crossover:
         return answer_crossover(question, json)
+    if tokens is None:
+        tokens = question.default_lengths()
+        if question.work.distribution.recorded:
+            say(f"the lengths recorded in {distribution} have a mean of {tokens[0]:,} tokens, planned for here")
     if optimise:
         return answer_optimise(question, tokens[-1], max_context, min_state, picture, json)
     return answer_table(question, tokens, json)
 
 
-def _check_questions(crossover: bool, optimise: bool, constraints: object, picture: Path | None) -> None:
-    if crossover and optimise:
+def _check_questions(questions: dict[str, bool], of_optimise: dict[str, str | Path | None], lengths: bool) -> None:
+    """Raises `UsageError` for options that do not go together, or cannot be meant, before anything is reckoned."""
+    if all(questions.values()):
         raise UsageError("crossover and optimise are two questions; ask one of them")
-    if picture is not None and picture.suffix not in (".svg", ".png"):
-        raise UsageError(f"picture {str(picture)!r} ends in neither .svg nor .png; name one, as in grid.svg")
-    if constraints and not optimise:
-        raise UsageError("max context, min state and picture belong to --optimise; add it")
+    if questions["--crossover"] and lengths:
+        raise UsageError("lengths belong to the table and to --optimise; --crossover looks for its own, leave them out")
+    for option, value in of_optimise.items():
+        if value is None:
+            continue
+        if not questions["--optimise"]:
+            raise UsageError(f"{option} belongs to --optimise; add it")
+        if isinstance(value, str):
+            try:
+                parse_tokens(value)
+            except UsageError as error:
+                raise UsageError(f"{option}: {error}") from None
+        elif value.suffix not in (".svg", ".png"):
+            raise UsageError(f"picture {str(value)!r} ends in neither .svg nor .png; name one, as in grid.svg")
+        elif not _writable(value):
+            raise UsageError(f"cannot write {value}; name a file in a directory that exists and can be written")
+
+
+def _writable(file: Path) -> bool:
+    try:
+        return not file.is_dir() and os.access(file.parent, os.W_OK | os.X_OK)
+    except OSError:  # a name that is too long
+        return False

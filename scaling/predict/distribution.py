@@ -71,6 +71,11 @@ class Distribution:
             raise UsageError(f"a mean of {mean:g} thinking tokens; expected 1 to the budget of {budget}")
         return _whole(np.clip(_scale(relative, mean, budget) * relative, 1, budget), round(mean * count), budget)
 
+    def recorded_mean(self, budget: int | None) -> int | None:
+        """Of the lengths that were recorded, each cut at the budget if there is one, in whole tokens; None where none
+        were."""
+        return round(float(np.clip(self.recorded, 1, budget).mean())) if self.recorded else None
+
     def truncated_share(self, mean: float | None, budget: int, count: int = 1024) -> float:
         """Share of traces that reach the budget, and so are cut there; raises as `quantiles` does."""
         return float(np.mean(self.quantiles(mean, budget, count) == budget))

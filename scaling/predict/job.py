@@ -52,8 +52,16 @@ class Job:
 def positive(name: str, value: object, most: int) -> None:
     """Raises `UsageError` for what is no whole number from 1 to `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} {reprlib.repr(value)} is no whole number; expected one from 1 to {most}")
+        raise UsageError(f"{name} {shown(value)} is no whole number; expected one from 1 to {most}")
     if value < 1:
-        raise UsageError(f"{name} {reprlib.repr(value)} is not positive; give at least 1")
+        raise UsageError(f"{name} {shown(value)} is not positive; give at least 1")
     if value > most:
-        raise UsageError(f"{name} {reprlib.repr(value)} is too large; give at most {most}")
+        raise UsageError(f"{name} {shown(value)} is too large; give at most {most}")
+
+
+def shown(value: object) -> str:
+    """A value in a message, shortened."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "of thousands of digits"

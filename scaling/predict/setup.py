@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from scaling.errors import UsageError, unknown
 from scaling.lengths import MAX_TOKENS
 from scaling.predict.distribution import Distribution
-from scaling.predict.job import Job, positive
+from scaling.predict.job import Job, positive, shown
 from scaling.predict.rollouts import MAX_THINKING_TOKENS
 from scaling.predict.roofline import Machine, Precision
 from scaling.predict.shape import STORED_BYTES
@@ -29,6 +29,8 @@ BUDGET_RATIO = 3
 MOST_GPUS = 1 << 14
 MOST_SEQUENCES = 1_000_000
 MOST_PASSES = 1000
+MOST_MONEY = 1e12
+"""For a GPU-hour, in whatever currency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ class Setup:
         if self.admission not in get_args(Admission):
             raise unknown("admission", self.admission, get_args(Admission))
         if not 0 < self.memory_fraction <= 1:
-            raise UsageError(f"memory fraction {self.memory_fraction:g} is not above 0 and at most 1; engines use 0.9")
+            raise UsageError(
+                f"memory fraction {shown(self.memory_fraction)} is not above 0 and at most 1; engines use 0.9"
+            )
         for dtype in (self.precision.weights, self.precision.activations, self.precision.kv):
             if dtype not in STORED_BYTES:
                 raise unknown("dtype", dtype, STORED_BYTES)
-        if self.price is not None and not 0 <= self.price < math.inf:
-            raise UsageError(f"price {self.price} is no amount of money for a GPU-hour; give one such as 2.50")
+        if self.price is not None and not 0 <= self.price <= MOST_MONEY:
+            raise UsageError(f"price {shown(self.price)} is no amount of money for a GPU-hour; give one such as 2.50")
         if self.tensor_parallel is not None:
             positive("tensor parallel", self.tensor_parallel, MOST_GPUS)
             if self.gpus % self.tensor_parallel:

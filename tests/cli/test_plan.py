@@ -84,6 +84,14 @@ class TestTable:
         [even] = answer(cli, *H100, "--mode", "longcot", "--lengths", "6000", "--distribution", "fixed")
         assert row["step_seconds"] > even["step_seconds"]
 
+    def test_recorded_lengths_alone_are_planned_at_their_own_mean(self, cli, tmp_path) -> None:
+        recorded = tmp_path / "lengths.txt"
+        recorded.write_text("1000 \n 2000 \n 3000 \n 18000")
+        for options, mean in (((), 6000), (("--budget", "10000"), 4000)):
+            done = cli("plan", *H100, "--mode", "longcot", "--distribution", recorded, *options, "--json")
+            assert [row["thinking_tokens"] for row in json.loads(done.out)] == [mean]
+            assert f"the lengths recorded in {recorded} have a mean of {mean:,} tokens, planned for here\n" in done.err
+
 
 class TestModels:
     def test_every_built_in_architecture_has_a_plan(self, cli) -> None:
@@ -120,6 +128,9 @@ class TestCrossover:
         assert list(found) == ["causal", "full", "verl", "rollout_seconds", "total_gpu_hours"]
         assert found["causal"] > found["verl"] > found["full"] > found["total_gpu_hours"] > found["rollout_seconds"]
 
+    def test_it_looks_for_its_own_lengths(self, cli) -> None:
+        assert "lengths belong to the table and to --optimise" in refusal(cli, *H100, "--crossover", "--lengths", "8k")
+
     def test_it_needs_two_environments(self, cli) -> None:
         assert "needs both environments" in refusal(cli, *H100, "--crossover", "--mode", "longcot")
 
@@ -139,14 +150,16 @@ class TestOptimise:
         assert best["total_gpu_hours"] == min(row["total_gpu_hours"] for row in rows)
 
     def test_its_options_belong_to_it(self, cli) -> None:
-        assert "belong to --optimise" in refusal(cli, *H100, "--max-context", "8k")
+        for option, value in (("--max-context", "8k"), ("--min-state", ""), ("--picture", "grid.svg")):
+            assert f"{option} belongs to --optimise" in refusal(cli, *H100, option, value)
+        assert "--max-context: a number of tokens is missing" in refusal(cli, *H100, "--optimise", "--max-context", "")
         assert "neither .svg nor .png" in refusal(cli, *H100, "--optimise", "--picture", "grid.txt")
         assert "ask one of them" in refusal(cli, *H100, "--optimise", "--crossover")
 
-    def test_a_picture_that_cannot_be_written_says_so(self, cli, tmp_path) -> None:
-        done = cli("plan", *H100, "--optimise", "--lengths", "8k", "--picture", tmp_path / "none" / "grid.svg")
-        assert done.code == 2
-        assert "cannot write" in done.err
+    def test_a_picture_that_cannot_be_written_is_refused_at_once(self, cli, tmp_path) -> None:
+        (tmp_path / "folder.svg").mkdir()
+        for picture in (tmp_path / "none" / "grid.svg", tmp_path / "folder.svg", f"{'g' * 5000}.svg"):
+            assert "cannot write" in refusal(cli, *H100, "--optimise", "--lengths", "8k", "--picture", picture)
 
 
 class TestCalibrate:
@@ -202,6 +215,22 @@ class TestBadInput:
             ((*H100, "--gpus", "8", "--model", "llama-3.1-70b"), "what would fit: --gpus 16"),
             ((*H100, "--mode", "longcot", "--lengths", "8m"), "keys and values of one trace"),
             ((*H100, "--calibrate", "/nowhere"), "no run at /nowhere"),
+            ((*H100, "--data-parallel", 0), "data parallel 0 is not positive"),
+            ((*H100, "--budget", ""), "budget: a number of tokens is missing"),
+            ((*H100, "--state-size", ""), "state size: a number of tokens is missing"),
+            ((*H100, "--context-size", "8x"), "context size: '8x' is no number of tokens"),
+            ((*H100, "--context-size", "0"), "context size 0 is not positive"),
+            ((*H100, "--context-size", "1"), "context size 1 leaves no room"),
+            ((*H100, "--weight-dtype", ""), "unknown dtype ''"),
+            ((*H100, "--activation-dtype", ""), "unknown dtype ''"),
+            ((*H100, "--model", ""), "unknown model ''"),
+            (("--gpu", ""), "unknown gpu ''"),
+            ((*H100, "--lengths", ""), "a number of tokens is missing"),
+            ((*H100, "--model", "~nouser/model"), "no model '~nouser/model'"),
+            ((*H100, "--model", "m" * 5000), "File name too long"),
+            ((*H100, "--calibrate", "c" * 5000), "c"),
+            ((*H100, "--distribution", "d" * 5000), "File name too long"),
+            ((*H100, "--activation-dtype", "\x1b[2J"), r"'\x1b[2J'"),
             ((*H100, "--placement", "split", "--tensor-parallel", "8"), "leave none of 8 to train"),
             ((*H100, "--placement", "asynchronous", "--data-parallel", "1"), "leave none of 8 to train"),
             ((*H100, "--gpus", 10**7), "gpus 10000000 is too large"),
@@ -234,12 +263,27 @@ class TestBadInput:
             ("[]", "expected a JSON object"),
             ('{"model_type": "mamba"}', "unsupported architecture 'mamba'"),
             ('{"model_type": "llama"}', "config.json"),
+            ("[" * 100_000, "too deeply"),
+            *(
+                (json.dumps(architecture("tiny") | {"quantization_config": method}), "quantization_config")
+                for method in ("fp8", 3, ["fp8"], True)
+            ),
             ('{"model_type": "llama", "hidden_size": -1}', "config.json"),
         ],
     )
     def test_so_does_a_bad_config(self, cli, tmp_path, content, says) -> None:
         (tmp_path / "config.json").write_text(content)
         assert says in refusal(cli, *H100, "--model", tmp_path)
+
+    def test_the_name_of_a_model_does_not_steer_the_terminal(self, cli, tmp_path) -> None:
+        model = tmp_path / "ev\x1b[2Jil"
+        model.mkdir()
+        assert "\x1b" not in refusal(cli, *H100, "--model", model)
+        (model / "config.json").write_text(json.dumps(architecture("tiny")))
+        done = cli("plan", *H100, "--model", model, "--lengths", "8k")
+        assert done.code == 0
+        assert done.out.startswith("ev\\x1b[2Jil (")
+        assert "\x1b" not in done.out
 
     def test_a_machine_without_a_gpu_needs_one_named(self, cli) -> None:
         try:
