@@ -18,7 +18,7 @@ def delethink() -> Recipe:
         iterations=5,
         head=0,
         thinking_budget=144,
-        steps=60,
+        steps=100,
         queries=16,
         group=8,
         concurrency=128,
