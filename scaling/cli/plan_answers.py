@@ -84,6 +84,8 @@ def answer_table(question: Question, lengths: Sequence[int], json: bool) -> int:
 def remarks(plans: Sequence[Plan]) -> list[str]:
     """What a reader should know of the lengths: contexts that outgrow the positions that the model was trained for, and
     default budgets that they cut."""
+    from scaling.predict.setup import BUDGET_RATIO
+
     said: dict[str, str] = {}
     for plan in plans:
         positions = f"the {plan.shape.max_positions:,} positions that the model was trained for"
@@ -93,7 +95,8 @@ def remarks(plans: Sequence[Plan]) -> list[str]:
                 f"{plan.environment.name} reaches contexts of {plan.longest_context:,} tokens at a mean of "
                 f"{plan.thinking_tokens:,.0f}, beyond {positions}",
             )
-        if plan.work.budget is None and plan.thinking_tokens < plan.budget and plan.truncated_share > LARGE_SHARE:
+        cut = plan.work.budget is None and plan.thinking_tokens < plan.budget < int(BUDGET_RATIO * plan.thinking_tokens)
+        if cut and plan.truncated_share > LARGE_SHARE:
             said.setdefault(
                 "budget",
                 f"from a mean of {plan.thinking_tokens:,.0f} on, the default budget is cut to {positions}, where "
