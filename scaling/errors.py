@@ -50,6 +50,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error says, or its kind where it says nothing: for messages of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: ours, Python's, or torch's on CPU or CUDA."""
     text = str(error)

