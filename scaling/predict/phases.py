@@ -73,7 +73,7 @@ class Costs:
     def __init__(self, shape: Shape, setup: Setup, schedule: Schedule, lengths: Ints) -> None:
         self.shape, self.setup, self.schedule, self.lengths = shape, setup, schedule, lengths
         _, chunk, decode = schedule.chunks(lengths)
-        self._chunk = chunk
+        self._chunk, self._steps = chunk, (decode - 1).astype(np.float64)
         sequences, counts = np.unique((schedule.prompt[chunk] - 1 << 32) + decode, return_counts=True)
         self.decode = (sequences & 0xFFFFFFFF).astype(np.float64)
         self.tokens = (sequences >> 32) + self.decode
@@ -150,8 +150,7 @@ class Costs:
     def rollout_flops(self) -> float:
         """FLOPs of all traces' rollouts: causal, of what an engine computes (MLA decodes over its latent)."""
         counter = Roofline(self.shape, _COUNTER)
-        _, chunk, decode = self.schedule.chunks(self.lengths)
-        steps = (decode - 1).astype(np.float64)
+        chunk, steps = self._chunk, self._steps
         new = self.schedule.new[chunk].astype(np.float64)
         encoded = counter.prefill(new, self.schedule.prompt[chunk] - new).sum()
         middle = self.schedule.prompt[chunk] + (steps + 1) / 2

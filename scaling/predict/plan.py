@@ -32,8 +32,8 @@ class Plan:
 
     Seconds are of one step, FLOPs of all its traces; bytes are of one GPU, `concurrency` of one replica.
     `fitting_traces`: what a replica's memory holds at their mean (paged) or longest (reserved) context.
-    `truncated_share`: of traces that reach the budget. `chunks`: of a trace, on average. `longest_context`: tokens
-    that one sequence can come to. `sequence_parallel`: GPUs that a training sequence is split over.
+    `truncated_share`: of traces that reach the budget. `longest_context`: tokens that one sequence can come to.
+    `sequence_parallel`: GPUs that a training sequence is split over. `costs`: what its figures were reckoned from.
     """
 
     shape: Shape
@@ -43,7 +43,6 @@ class Plan:
     thinking_tokens: float
     budget: int
     truncated_share: float
-    chunks: float
     longest_context: int
     tensor_parallel: int
     sequence_parallel: int
@@ -56,8 +55,20 @@ class Plan:
     fitting_traces: int
     kv_bytes: float
     peak_memory_bytes: float
-    rollout_flops: float
-    update_flops: float
+    costs: Costs
+
+    @property
+    def chunks(self) -> float:
+        """Of a trace, on average."""
+        return self.costs.chunks
+
+    @property
+    def rollout_flops(self) -> float:
+        return self.costs.rollout_flops
+
+    @property
+    def update_flops(self) -> float:
+        return self.costs.update_flops * self.work.passes
 
     @property
     def data_parallel(self) -> int:
@@ -214,9 +225,10 @@ def plan(
     sizes = replica_sizes(shape, setup, context)
     ranks, generating = sizes[0], divided(sizes[0])
     for larger in sizes[1:]:
-        if seconds(larger, divided(larger)) >= seconds(ranks, generating):
+        part = divided(larger)
+        if seconds(larger, part) >= seconds(ranks, generating):
             break  # what ranks exchange only grows from here
-        ranks, generating = larger, divided(larger)
+        ranks, generating = larger, part
     training = setup.gpus if colocated else setup.gpus - generating
     split, batch, logprob, update = trained(training)
     rollout, concurrency = generated(ranks, generating)
@@ -231,7 +243,6 @@ def plan(
         thinking_tokens=float(lengths.mean()),
         budget=budget,
         truncated_share=float(np.mean(lengths >= budget)),
-        chunks=costs.chunks,
         longest_context=context,
         tensor_parallel=ranks,
         sequence_parallel=split,
@@ -246,8 +257,7 @@ def plan(
         peak_memory_bytes=max(
             free.weights + free.reserved + held, memory.training(shape, training, batch, setup.recompute)
         ),
-        rollout_flops=costs.rollout_flops,
-        update_flops=costs.update_flops * work.passes,
+        costs=costs,
     )
 
 
