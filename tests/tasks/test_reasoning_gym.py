@@ -12,7 +12,8 @@ import pytest
 import scaling.tasks.reasoning_gym
 from scaling.errors import UsageError
 from scaling.tasks import Task, Verdict, load
-from scaling.tasks.reasoning_gym import LONGEST_ANSWER, ReasoningGym
+from scaling.tasks.reasoning_gym import ReasoningGym
+from scaling.tasks.worker import LONGEST_ANSWER
 
 pytest.importorskip("reasoning_gym", reason="the extra [tasks] is not installed")
 
@@ -92,8 +93,8 @@ def test_an_answer_too_long_to_be_one_is_not_judged(chain_sum: Task) -> None:
 def test_a_verifier_that_hangs_is_stopped_and_another_takes_over() -> None:
     task = ReasoningGym("chain_sum", seconds=0.3)
     problem = task.problems(1)[0]
-    assert task._process is not None
-    task._process.send_signal(signal.SIGSTOP)
+    assert task._worker.process is not None
+    task._worker.process.send_signal(signal.SIGSTOP)
     start = time.monotonic()
     verdict = task.verify(problem, problem.answer)
     assert verdict == Verdict(0.0, "chain_sum took more than 0.3 s and was stopped")
@@ -106,8 +107,8 @@ def test_a_verifier_that_hangs_is_stopped_and_another_takes_over() -> None:
 def test_a_verifier_that_dies_is_a_verdict() -> None:
     task = ReasoningGym("chain_sum")
     problem = task.problems(1)[0]
-    assert task._process is not None
-    task._process.kill()
+    assert task._worker.process is not None
+    task._worker.process.kill()
     assert task.verify(problem, problem.answer) == Verdict(0.0, "the process of chain_sum crashed")
     assert task.verify(problem, problem.answer) == Verdict(1.0)
     task.close()
@@ -115,8 +116,8 @@ def test_a_verifier_that_dies_is_a_verdict() -> None:
 
 def test_close_leaves_no_process() -> None:
     task = ReasoningGym("chain_sum")
-    assert task._process is not None
-    id = task._process.pid
+    assert task._worker.process is not None
+    id = task._worker.process.pid
     task.close()
     with pytest.raises(ProcessLookupError):
         os.kill(id, 0)
