@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scaling.cli.console import print_json, print_json_list, say
+from scaling.cli.train_view import watched
 from scaling.errors import ScalingError, UsageError
 
 if TYPE_CHECKING:
@@ -17,12 +19,17 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "scaling train --list",
     "scaling train walk-delethink-cpu seed=1",
-    "scaling train --show math-r1-distill-1.5b-delethink-24k --gpu h100-sxm",
+    "scaling train --show math-r1-distill-1.5b-delethink-24k --gpu h100-sxm --gpus 8 --length 8k",
     "scaling train --resume training/walk steps=100",
 )
 
 SHOWN = ("rollout", "logprob", "update")
 """The phases that take time here: weights are handed over in place."""
+
+NO_MODEL = (
+    "{} goes on from a checkpoint and has no model of its own; give the directory of one, as in "
+    "model=training/24k/checkpoints/step-001000"
+)
 
 
 def train(
@@ -32,6 +39,10 @@ def train(
     show: Annotated[bool, typer.Option("--show", help="Show the whole configuration and its planned cost.")] = False,
     gpu: Annotated[str | None, typer.Option(help="With --show: plan for this GPU. Default: this machine's.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="With --show: how many.")] = 1,
+    length: Annotated[
+        str | None,
+        typer.Option(help="With --show: mean thinking tokens of a trace, as in 8k. Default: a third of the budget."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the run. Default training/<time>-<recipe>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")] = False,
@@ -53,9 +64,13 @@ def train(
 
     chosen = by_name(recipe).override(settings or [])
     if show:
-        return _show(chosen, gpu, gpus, json)
+        return _show(chosen, gpu, gpus, length, json)
     if gpu is not None:
         raise UsageError("gpu belongs to --show; training takes the GPU of this machine where there is one")
+    if length is not None:
+        raise UsageError("length belongs to --show; training thinks as long as the model does, within its budget")
+    if not chosen.model:
+        raise UsageError(NO_MODEL.format(chosen.name))
     return _train(chosen, out or Path("training") / f"{time.strftime('%Y%m%d-%H%M%S')}-{chosen.name}", [], json)
 
 
@@ -71,9 +86,9 @@ def _list(json: bool) -> None:
     return None
 
 
-def _show(recipe: Recipe, gpu: str | None, gpus: int, json: bool) -> None:
+def _show(recipe: Recipe, gpu: str | None, gpus: int, length: str | None, json: bool) -> None:
     try:
-        planned, why_not = _plan(recipe, gpu, gpus), None
+        planned, why_not = _plan(recipe, gpu, gpus, length), None
     except ScalingError as error:
         planned, why_not = None, str(error)
     if json:
@@ -82,22 +97,30 @@ def _show(recipe: Recipe, gpu: str | None, gpus: int, json: bool) -> None:
         print(f"{key}={'none' if value is None else value}")
     if planned is None:
         print(f"planned cost: unknown: {why_not}")
-    else:
-        seconds = ", ".join(f"{phase} {planned[f'{phase}_seconds']:.1f} s" for phase in SHOWN)
-        print(
-            f"planned: {planned['step_seconds']:.1f} s a step ({seconds}), {planned['total_gpu_hours']:,.1f} GPU-hours"
-        )
-        print(f"at a mean of {planned['thinking_tokens']:,.0f} thinking tokens; nothing of it was measured")
+        return None
+    seconds = ", ".join(f"{phase} {planned[f'{phase}_seconds']:.1f} s" for phase in SHOWN)
+    print(f"planned: {planned['step_seconds']:.1f} s a step ({seconds}), {planned['total_gpu_hours']:,.1f} GPU-hours")
+    mean = f"{planned['thinking_tokens']:,.0f} thinking tokens"
+    why = ", a third of the budget (--length gives another)" if length is None else ""
+    beside = "; the rollouts of vineppo's values come on top" if recipe.advantage == "vineppo" else ""
+    print(f"at a mean of {mean}{why}, in {recipe.dtype}; nothing of it was measured{beside}")
     return None
 
 
-def _plan(recipe: Recipe, gpu: str | None, gpus: int) -> dict[str, Any]:
-    """The analytic plan of the recipe's job at a mean of a third of its budget, as the paper's runs think."""
+def _plan(recipe: Recipe, gpu: str | None, gpus: int, length: str | None) -> dict[str, Any]:
+    """The analytic plan of the recipe's job, at a mean of a third of its budget unless another is given.
+
+    A third is what the planner assumes of budgets everywhere; the training states are float32 in any dtype.
+    """
+    from scaling.lengths import parse_tokens
     from scaling.planning import ask
     from scaling.predict.setup import BUDGET_RATIO
 
+    tokens = None if length is None else parse_tokens(length)
     if recipe.model == "walk":
         raise UsageError("a model as small as the walk's is bound by dispatch, which the planner does not know")
+    if not recipe.model:
+        raise UsageError(NO_MODEL.format(recipe.name))
     budget = recipe.environment.budget
     question = ask(
         recipe.model,
@@ -112,61 +135,39 @@ def _plan(recipe: Recipe, gpu: str | None, gpus: int) -> dict[str, Any]:
         steps=recipe.steps,
         prompts=recipe.queries,
         samples=recipe.group,
-        weight_dtype="float32",
-        activation_dtype="float32",
+        max_sequences=recipe.concurrency,
+        weight_dtype=recipe.dtype,
+        activation_dtype=recipe.dtype,
         recompute=recipe.checkpoint_activations,
     )
-    return question.plan(recipe.mode, budget / BUDGET_RATIO).to_json()
+    return question.plan(recipe.mode, budget / BUDGET_RATIO if tokens is None else tokens).to_json()
 
 
 def _train(recipe: Recipe | None, run: Path, changes: list[str], json: bool) -> None:
     from trainer.loop import Trainer
 
-    if recipe is None:
-        trainer = Trainer.resume(run, changes)
-        say(f"{trainer.recipe.name}: going on after step {trainer.done.step} of {trainer.recipe.steps} in {run}")
-    else:
-        say(f"{recipe.name}: {recipe.steps} steps in {run}")
-        trainer = Trainer.start(recipe, run, _say_warm(recipe.warm_steps))
     lines: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        if recipe is None:
+            trainer = Trainer.resume(run, changes)
+            say(f"{trainer.recipe.name}: going on after step {trainer.done.step} of {trainer.recipe.steps} in {run}")
+            view = stack.enter_context(watched(trainer.recipe))
+        else:
+            say(f"{recipe.name}: {recipe.steps} steps in {run}")
+            view = stack.enter_context(watched(recipe))
+            trainer = Trainer.start(recipe, run, view.warm)
+        stack.callback(trainer.close)
 
-    def on_step(line: dict[str, Any]) -> None:
-        lines.append(line)
-        say(_line(line, trainer.recipe.steps))
+        def on_step(line: dict[str, Any]) -> None:
+            lines.append(line)
+            view.step(line)
 
-    try:
-        checkpoint = trainer.train(on_step)
-    except KeyboardInterrupt:
-        say(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {run}")
-        raise
-    finally:
-        trainer.close()
+        try:
+            checkpoint = trainer.train(on_step)
+        except KeyboardInterrupt:
+            say(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {run}")
+            raise
     if json:
         print_json({"run": run, "checkpoint": checkpoint, "recipe": trainer.recipe.to_json(), "steps": lines})
     else:
         print(checkpoint)
-
-
-def _say_warm(steps: int) -> Any:
-    def on_step(done: int, loss: float) -> None:
-        if done % 100 == 0:
-            say(f"warm start {done}/{steps}  loss {loss:.3f}")
-
-    return on_step
-
-
-def _line(line: dict[str, Any], steps: int) -> str:
-    """A step as a line of the live view."""
-    clipped = [share for share in line["clip_fraction"] if share is not None]
-    parts = [
-        f"step {line['step']}/{steps}",
-        f"reward {line['reward']:.3f}",
-        f"finished {line['finished']:.0%}",
-        f"thinking {line['thinking_tokens']:.0f} in {line['chunks']:.1f} chunks",
-        f"clipped {max(clipped):.1%}" if clipped else "no gradient: all rewards of every group are equal",
-        f"{line['tokens_per_second']:,.0f} tokens/s",
-        " + ".join(f"{phase} {line[f'{phase}_seconds']:.1f}" for phase in SHOWN) + " s",
-    ]
-    if clipped and line["equal_groups"]:
-        parts.insert(5, f"{line['equal_groups']}/{line['groups']} groups equal")
-    return "  ".join(parts)

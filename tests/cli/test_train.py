@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,31 @@ def test_show_tells_the_papers_setting_and_what_it_would_cost(cli: Any) -> None:
     assert "GPU-hours" in shown
 
 
+def test_show_plans_in_the_recipes_dtype_at_the_length_that_is_given(cli: Any) -> None:
+    def planned(*arguments: str) -> Any:
+        shown = ("train", "--show", "math-r1-distill-1.5b-delethink-24k", "--gpu", "h100", "--gpus", "8", "--json")
+        return json.loads(cli(*shown, *arguments).out)["plan"]
+
+    third, same, half = planned(), planned("--length", "8k"), planned("--length", "12k")
+    assert third["thinking_tokens"] == same["thinking_tokens"] == 8192
+    assert half["thinking_tokens"] == 12288
+    assert half["step_seconds"] > third["step_seconds"] == same["step_seconds"]
+    assert planned("dtype=float32")["step_seconds"] > 1.5 * third["step_seconds"]
+    told = cli("train", "--show", "math-r1-distill-1.5b-delethink-24k", "advantage=vineppo", "--gpu", "h100").out
+    assert "a third of the budget (--length gives another), in bfloat16" in told
+    assert "the rollouts of vineppo's values come on top" in told
+
+
+def test_what_goes_on_from_a_checkpoint_says_in_one_line_what_to_give(cli: Any, tmp_path: Path) -> None:
+    name = "math-r1-distill-1.5b-delethink-96k"
+    ran = cli("train", name, "--out", tmp_path / "run")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "model=training/24k/checkpoints/step-001000" in ran.err
+    assert not (tmp_path / "run").exists()
+    assert "planned cost: unknown: " in cli("train", "--show", name, "--gpu", "h100").out
+    assert "planned: " in cli("train", "--show", name, "model=r1-distill-qwen-1.5b", "--gpu", "h100").out
+
+
 def test_show_says_why_there_is_no_plan(cli: Any) -> None:
     assert "planned cost: unknown: " in cli("train", "--show", "walk-longcot-cpu").out
     assert json.loads(cli("train", "--show", "walk-longcot-cpu", "--json").out)["plan"] is None
@@ -43,7 +69,8 @@ def test_a_run_is_trained_and_resumed(cli: Any, tmp_path: Path) -> None:
     ran = cli("train", "walk-delethink-cpu", *FAST, "steps=1", "--out", run)
     assert ran.code == 0, ran.err
     assert ran.out.strip() == str(run / "checkpoints" / "step-000001")
-    assert "step 1/1  reward 0." in ran.err
+    assert "warm start 20/20" in ran.err
+    assert re.search(r"^ *step +reward +ended .*\n +1/1  0\.", ran.err, re.MULTILINE)
     again = cli("train", "--resume", run, "steps=2", "--json")
     assert again.code == 0, again.err
     told = json.loads(again.out)
@@ -59,6 +86,8 @@ def test_a_run_is_trained_and_resumed(cli: Any, tmp_path: Path) -> None:
         (("walk-delethink-cpu", "stpes=3"), "did you mean steps"),
         (("walk-delethink-cpu", "group=1"), "group 1 is too small"),
         (("walk-delethink-cpu", "--gpu", "h100"), "gpu belongs to --show"),
+        (("walk-delethink-cpu", "--length", "8k"), "length belongs to --show"),
+        (("walk-delethink-cpu", "dtype=float16"), "unknown dtype 'float16'"),
         (("--resume", "x", "--out", "y"), "leave --out and --show away"),
         (("--resume", "nowhere"), "no run at nowhere"),
     ],

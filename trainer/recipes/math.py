@@ -17,6 +17,7 @@ def delethink_24k() -> Recipe:
         model="r1-distill-qwen-1.5b",
         problems=40_000,
         instruction=INSTRUCTION,
+        dtype="bfloat16",
     )
 
 
@@ -26,11 +27,12 @@ def longcot_24k() -> Recipe:
 
 
 def delethink_96k() -> Recipe:
-    """150 steps more at I = 23; `model` is the directory of the 24K run's last checkpoint."""
+    """150 steps more at I = 23; give `model`, the 24K run's last checkpoint."""
     return replace(
         delethink_24k(),
         name="math-r1-distill-1.5b-delethink-96k",
-        task="math:nvidia/OpenMathReasoning",
+        task="math:nvidia/OpenMathReasoning:cot",
+        model="",
         iterations=23,
         thinking_budget=98_304,
         steps=150,
