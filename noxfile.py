@@ -67,8 +67,8 @@ def vllm(session: nox.Session) -> None:
     """vLLM on the checkpoints that training writes, at the versions of torch and transformers that it takes."""
     session.install("-e", ".", VLLM, "pytest", "pytest-timeout", "hypothesis")
     # wants of vLLM's for pictures and sound, built for another torch: transformers would trip over them
-    session.run("pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
-    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+    session.run("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
     session.run("pytest", "tests/vllm", *session.posargs, env=environment)
 
 
