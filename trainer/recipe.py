@@ -13,6 +13,7 @@ from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT
 from scaling.update import Objective
 
 Advantage = Literal["grpo", "rloo", "vineppo"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Recipe:
     `value_rollouts`: of vineppo, at each chunk boundary. `kl` weighs the divergence from the policy before the first
     step; `replay` weighs a supervised term on a task's demonstrations, which `warm_steps` of the same start with.
     `token_budget`: input tokens of a micro-batch. `checkpoint_activations`: compute them again in the backward pass.
+    `dtype`: of sampling and arithmetic; weights and optimizer keep float32.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Recipe:
     warm_learning_rate: float = 3e-3
     token_budget: int = 32768
     checkpoint_activations: bool = True
+    dtype: Dtype = "float32"
     save_every: int = 50
     keep_checkpoints: int = 2
     seed: int = 0
@@ -74,6 +77,8 @@ class Recipe:
             raise unknown("mode", self.mode, MODES)
         if self.advantage not in get_args(Advantage):
             raise unknown("advantage", self.advantage, get_args(Advantage))
+        if self.dtype not in get_args(Dtype):
+            raise unknown("dtype", self.dtype, get_args(Dtype))
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not positive; give at least 1, as in {name}=1")

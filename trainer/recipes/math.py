@@ -17,6 +17,7 @@ def delethink_24k() -> Recipe:
         model="r1-distill-qwen-1.5b",
         problems=40_000,
         instruction=INSTRUCTION,
+        dtype="bfloat16",
     )
 
 
