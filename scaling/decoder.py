@@ -4,7 +4,7 @@ trainer trains it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +175,19 @@ class Decoder(nn.Module):
         if complete and missing:
             raise CheckpointError(f"tensor {next(iter(missing))!r} is missing ({len(missing)} in all)")
 
-    def save(self, path: Path | str) -> None:
-        """Writes a Hugging Face directory, each file whole or not at all."""
+    def save(self, path: Path | str, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
+        """Writes a Hugging Face directory, each file whole or not at all.
+
+        `weights` by name instead of the parameters, where these are spread over processes.
+        """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         dtype = str(self.model.norm.weight.dtype).removeprefix("torch.")
         config = {**self.config, "dtype": dtype}
         config.pop("torch_dtype", None)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_parameters()}
+        tensors = {n: t.detach().cpu().contiguous() for n, t in (weights or self.named_parameters())}
         with appearing(path / "model.safetensors", replace=True) as pending:
-            save_file(weights, pending, metadata={"format": "pt"})
+            save_file(tensors, pending, metadata={"format": "pt"})
         with appearing(path / "config.json", replace=True) as pending:
             pending.write_text(json.dumps(config, indent=2) + "\n")
 

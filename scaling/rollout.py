@@ -60,6 +60,7 @@ def rollout(
     sampling: Sampling = Sampling(),
     lengths: Sequence[Sequence[int]] | None = None,
     starts: Sequence[Sequence[Chunk]] | None = None,
+    numbers: Sequence[int] | None = None,
     concurrency: int | None = None,
     on_trace: Callable[[Trace], None] | None = None,
     on_step: Callable[[], None] | None = None,
@@ -69,20 +70,25 @@ def rollout(
     At most `concurrency` traces are in flight (all, unless given); one whose chunk ends goes straight back into the
     batch. `lengths[i]` fixes the response lengths of trace i, end-of-sequence tokens ignored: for measuring, or for
     replaying recorded lengths. `starts[i]` are chunks that trace i has behind it already; it goes on from there, and
-    holds new chunks alone. `on_trace` sees each trace as it ends, `on_step` is called after every engine step.
+    holds new chunks alone. `numbers[i]` is what trace i is called among others that are sampled elsewhere: its index,
+    and its seed, so that where it is sampled makes no difference. `on_trace` sees each trace as it ends, `on_step` is
+    called after every engine step.
     A request that the engine fails makes a failed trace, not a failed rollout. If anything raises, what is in
     flight is aborted first.
     """
-    traces = [Trace(index, tuple(query)) for index, query in enumerate(queries)]
+    traces = [
+        Trace(number, tuple(query)) for number, query in zip(numbers or range(len(queries)), queries, strict=True)
+    ]
+    places = {trace.index: place for place, trace in enumerate(traces)}
     waiting = list(reversed(traces))
     flying: dict[int, tuple[Trace, Turn]] = {}
 
     def advance(trace: Trace) -> bool:
         """Submits the trace's next chunk; False if it has ended."""
-        before = starts[trace.index] if starts is not None else ()
+        before = starts[places[trace.index]] if starts is not None else ()
         turn = environment.next(trace.query, [*before, *trace.chunks])
         done = len(trace.chunks)
-        fixed = lengths[trace.index] if lengths is not None else None
+        fixed = lengths[places[trace.index]] if lengths is not None else None
         if turn is None or (fixed is not None and done >= len(fixed)):
             return False
         request = Request(

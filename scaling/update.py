@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from scaling.errors import ScalingError, UsageError
@@ -92,6 +94,7 @@ class Batch:
     predicted; `targets` [R]: the response tokens. `advantages`, `thinking_tokens`, `behaviour` [R] repeat what the
     samples say, in float64. `old` and `reference` [R] are log-probabilities of the policy before this round of
     updates and of the KL term's fixed policy, as `logprobs` gives them for this batch, where there are such.
+    `counted` is false of a `blank`.
     """
 
     samples: tuple[Sample, ...]
@@ -104,6 +107,7 @@ class Batch:
     behaviour: Tensor
     old: Tensor | None = None
     reference: Tensor | None = None
+    counted: bool = True
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
@@ -126,6 +130,14 @@ class Batch:
             thinking_tokens=each([sample.thinking_tokens for sample in samples]),
             behaviour=torch.tensor([p for sample in samples for p in sample.behaviour], dtype=torch.float64),
         )
+
+    def blank(self) -> Batch:
+        """The same work without effect: every term of the loss is zero, and no metric counts it.
+
+        Ranks that share sharded parameters have to take equally many micro-batches; whoever lacks one takes this.
+        """
+        endless = torch.full_like(self.thinking_tokens, math.inf)
+        return replace(self, thinking_tokens=endless, counted=False)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -246,7 +258,7 @@ def policy_loss(
     advantages: Tensor,
     thinking_tokens: Tensor,
     *,
-    traces: int,
+    traces: float,
     objective: Objective = Objective(),
     behaviour: Tensor | None = None,
     reference: Tensor | None = None,
@@ -291,7 +303,7 @@ def backward(
     model: Policy,
     batch: Batch,
     *,
-    traces: int,
+    traces: float,
     objective: Objective = Objective(),
     temperature: float = 1.0,
     slice_bytes: int = SLICE_BYTES,
@@ -328,6 +340,7 @@ def update_step(
     slice_bytes: int = SLICE_BYTES,
     checkpoint: bool = True,
     beside: Callable[[], Tensor] | None = None,
+    ranks: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
     """One optimizer step on all micro-batches together, gradient norm clipped; what it did, as plain numbers.
 
@@ -335,9 +348,14 @@ def update_step(
     advantage need no pass) or lie on other ranks. Fractions, weights and divergences are means over response tokens,
     all before the step. `beside` gives another loss whose gradient joins the step, such as a supervised term; it is
     reported as `beside_loss`. Raises `ScalingError`, weights untouched, if the gradient is not finite.
+
+    `ranks` share the step: each brings other micro-batches, equally many (`Batch.blank` fills up), of parameters that
+    FSDP2 shards over them; `traces` must be given, all numbers are of all ranks together, and `beside` is the same
+    on each.
     """
     if not batches:
         raise UsageError("no micro-batches to train on")
+    world = 1 if ranks is None else ranks.size()
     if traces is None:
         traces = len({sample.trace for batch in batches for sample in batch.samples})
     optimizer.zero_grad(set_to_none=True)
@@ -345,7 +363,7 @@ def update_step(
         backward(
             model,
             batch,
-            traces=traces,
+            traces=traces / world,  # FSDP2 takes the mean of the ranks' gradients, and their sum is wanted
             objective=objective,
             temperature=temperature,
             slice_bytes=slice_bytes,
@@ -357,19 +375,32 @@ def update_step(
     if other is not None:
         other.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    norm = float(_whole(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)))
     if not math.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
         raise ScalingError(f"the gradient norm is {norm}; weights are untouched. A lower learning rate may help")
     optimizer.step()
-    totals = {name: sum(float(share[name]) for share in shares) for name in shares[0]}
-    response = sum(len(batch.targets) for batch in batches)
+    counted = [(batch, share) for batch, share in zip(batches, shares, strict=True) if batch.counted]
+    totals = {name: sum(float(share[name]) for _, share in counted) for name in shares[0]}
+    totals["loss"] /= world
+    totals["response_tokens"] = sum(len(batch.targets) for batch, _ in counted)
+    totals["input_tokens"] = sum(len(batch.tokens) for batch, _ in counted)
+    if ranks is not None:
+        summed = torch.tensor(list(totals.values()), dtype=torch.float64)
+        dist.all_reduce(summed, group=ranks)
+        totals = dict(zip(totals, summed.tolist(), strict=True))
+    response = totals.pop("response_tokens")
     return {
         "loss": totals.pop("loss"),
         **({} if other is None else {"beside_loss": float(other.detach())}),
         "grad_norm": norm,
-        **{name: total / response for name, total in totals.items()},
         "traces": traces,
         "response_tokens": response,
-        "input_tokens": sum(len(batch.tokens) for batch in batches),
+        "input_tokens": totals.pop("input_tokens"),
+        **{name: total / response for name, total in totals.items()},
     }
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """What is spread over ranks, on each of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -252,10 +252,28 @@ def test_a_trace_of_one_token_is_one_action() -> None:
 def test_a_batch_moves_as_a_whole() -> None:
     batch = Batch.of(samples_from([Chunk((1, 2), (3,), "stop")], [[-1.0]], 1.0, trace=0))
     moved = replace(batch, old=batch.behaviour).to("meta")
-    tensors = [getattr(moved, name) for name in Batch.__dataclass_fields__ if name not in ("samples", "lengths")]
-    assert [tensor.device.type for tensor in tensors if tensor is not None] == ["meta"] * 7
+    fields = [getattr(moved, name) for name in Batch.__dataclass_fields__]
+    assert [field.device.type for field in fields if isinstance(field, Tensor)] == ["meta"] * 7
     assert moved.reference is None
     assert moved.samples == batch.samples
+
+
+def test_a_blank_batch_leaves_no_trace_in_gradient_or_metrics() -> None:
+    """Not even of the KL term, whose gradient does not depend on advantages."""
+    rng = random.Random(0)
+    (batch,) = pack(training_samples(group(rng), rng), 10_000)
+    model = decoder()
+    batch = replace(batch, old=disturbed(model, batch, 1), reference=disturbed(model, batch, 2))
+
+    def stepped(batches: Sequence[Batch]) -> tuple[dict[str, float], Tensor]:
+        model.zero_grad()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.0)
+        metrics = update_step(model, sgd, batches, traces=4, objective=Objective(kl=0.1), max_grad_norm=math.inf)
+        return metrics, gradients(model)
+
+    alone, beside_blank = stepped([batch]), stepped([batch, batch.blank()])
+    assert torch.equal(alone[1], beside_blank[1])
+    assert alone[0] == beside_blank[0]
 
 
 def test_prompt_and_carryover_are_inputs_and_never_actions() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from scaling.files import publish
 from scaling.models import read_json
 from scaling.results import SCHEMA_VERSION
 from trainer.problems import Questions
+from trainer.ranks import Ranks, like, whole, whole_weights
 
 FOLDER, STATE, OPTIMIZER = "checkpoints", "trainer.json", "optimizer.safetensors"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -36,25 +38,36 @@ class Progress:
 
 
 def save(
-    run: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, questions: Questions, done: Progress, keep: int
+    run: Path,
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    questions: Questions,
+    done: Progress,
+    keep: int,
+    ranks: Ranks,
 ) -> Path:
     """Writes the checkpoint of this step, whole or not at all, and drops all but the `keep` newest; its path.
 
-    One that is there already is the same and stays. Raises `StoreError` where it cannot be written.
+    One that is there already is the same and stays. All ranks call it, the lead writes what they hold together, so
+    that any number of them can go on from it. Raises `StoreError` where it cannot be written.
     """
     path = run / FOLDER / f"step-{done.step:06d}"
-    if path.exists():
+    if ranks.told(path.exists()):
+        return path
+    weights = {name: tensor.cpu() for name, tensor in whole_weights(decoder) if ranks.lead}
+    state = {name: tensor.cpu().contiguous() for name, tensor in _state_of(decoder, optimizer) if ranks.lead}
+    if not ranks.lead:
         return path
     pending = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        decoder.save(pending)
+        decoder.save(pending, weights.items())
         questions.save_tokenizer(pending)
         generation = {"eos_token_id": list(questions.eos)}
         (pending / "generation_config.json").write_text(json.dumps(generation) + "\n")
         (pending / "trainer").mkdir()
-        save_file(_state_of(decoder, optimizer), pending / "trainer" / OPTIMIZER)
-        state = {"schema_version": SCHEMA_VERSION, "step": done.step, "asked": done.asked}
-        (pending / "trainer" / STATE).write_text(json.dumps(state) + "\n")
+        save_file(state, pending / "trainer" / OPTIMIZER)
+        progress = {"schema_version": SCHEMA_VERSION, "step": done.step, "asked": done.asked}
+        (pending / "trainer" / STATE).write_text(json.dumps(progress) + "\n")
         publish(pending, path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}; earlier checkpoints are whole") from None
@@ -96,16 +109,13 @@ def restore(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer) -> P
         name, _, kind = key.rpartition("/")
         if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
             raise CheckpointError(f"{path} was written for another architecture: its {key} fits no parameter here")
-        device = "cpu" if kind == "step" else parameters[name].device
-        optimizer.state[parameters[name]][kind] = tensor.to(device)
+        optimizer.state[parameters[name]][kind] = tensor if kind == "step" else like(parameters[name], tensor)
     return done
 
 
-def _state_of(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _state_of(decoder: Decoder, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """Everything beside the weights as tensors, which need no pickle: `parameter/kind` of the optimizer, and `rng`."""
-    tensors = {
-        f"{name}/{kind}": value.detach().cpu().contiguous()
-        for name, parameter in decoder.named_parameters()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
-    return tensors | {_RNG: torch.get_rng_state()}
+    for name, parameter in decoder.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            yield f"{name}/{kind}", whole(value.detach())
+    yield _RNG, torch.get_rng_state()

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from scaling.decoder import Decoder
 from scaling.engines.local import LocalEngine
 from scaling.errors import ScalingError, StoreError, UsageError
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
-from scaling.results import Store
+from scaling.results import Row, Store
 from scaling.rollout import Sampling, Trace, rollout
 from scaling.tasks.walk import CONFIG, demonstrations
 from scaling.thinking import Chunk
 from scaling.update import Batch, logprobs, logprobs_and_entropy, pack, samples_from, update_step
 from trainer import advantages
 from trainer.checkpoint import Progress, newest, restore, save
-from trainer.metrics import Metrics, Phases, rows_of, store_rows, utilisation
+from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
 from trainer.problems import Questions, order, questions_of
+from trainer.ranks import Ranks, whole_weights
 from trainer.recipe import Recipe
 from trainer.supervised import batches, replay_loss, warm_start
+
+REFERENCE = "reference"
+"""Folder of the policy as it was before the first step, which a KL term compares with."""
 
 WALK = "walk"
 """The model that a run makes itself, and the task that teaches it its format."""
@@ -35,62 +40,69 @@ LONGEST_SHOWN = 24
 
 
 class Trainer:
-    """A run in its directory: `start` it or `resume` it, then `train`. Close it after use."""
+    """A run in its directory: `start` it or `resume` it, then `train`. Close it after use.
 
-    def __init__(self, recipe: Recipe, run: Path, policy: Decoder, reference: Decoder | None, store: Store) -> None:
-        self.recipe, self.run, self.policy, self.reference, self.store = recipe, run, policy, reference, store
-        self.device = str(policy.head.device)
+    Under `torchrun` there is one on every rank, and all call the same methods; the lead alone writes and reports.
+    """
+
+    def __init__(self, recipe: Recipe, run: Path, policy: Decoder, ranks: Ranks, manifest: Mapping[str, Any]) -> None:
+        self.recipe, self.run, self.policy, self.ranks = recipe, run, policy, ranks
         self.questions = _questions(recipe)
+        ranks.shard(policy, _dtype(recipe))
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             weight_decay=recipe.weight_decay,
         )
+        self.reference: Decoder | None = None
         self.done = Progress()
-        self.fingerprint = store.manifest["fingerprint"]
+        self.fingerprint = manifest["fingerprint"]
 
     @classmethod
     def start(cls, recipe: Recipe, run: Path, on_warm: Callable[[int, float], None] | None = None) -> Trainer:
         """A new run, warm-started if the recipe says so, its first checkpoint written. Raises `ScalingError`s."""
         questions = _questions(recipe)  # what is wrong with the task is said before anything is written
         source = _source(recipe)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        ranks = Ranks.join(_dtype(recipe))
+        run = ranks.told(run)
         torch.manual_seed(recipe.seed)
         if source is None:
-            policy = Decoder.from_config(CONFIG, device=device, seed=recipe.seed)
+            policy = Decoder.from_config(CONFIG, device=ranks.device, seed=recipe.seed)
         else:
             assert source.path is not None
-            policy = Decoder.load(source.path, device=device)
+            policy = Decoder.load(source.path, device=ranks.device)
         manifest = {
             "kind": "training",
             "recipe": recipe.to_json(),
             "task": questions.parameters(),
             "model": source.record() if source else {"name": WALK, "weights": "random", "config": CONFIG},
             "fingerprint": fingerprint(),
+            "ranks": ranks.world,
         }
         questions.close()
-        store = Store.create(run, manifest)
-        if recipe.warm_steps:
-            teach(policy, recipe, on_warm)
-        trainer = cls(recipe, run, policy, None, store)
-        if recipe.kl:
-            policy.save(run / "reference")
-            trainer.reference = Decoder.load(run / "reference", device=device)
+        if ranks.lead:
+            Store.create(run, manifest)
+            if recipe.warm_steps:
+                teach(policy, recipe, on_warm)
+            if recipe.kl:
+                policy.save(run / REFERENCE)
+        trainer = cls(recipe, run, policy, ranks, manifest)
+        trainer._take_reference()
         trainer.save()
         return trainer
 
     @classmethod
     def resume(cls, run: Path, changes: Sequence[str] = ()) -> Trainer:
         """The run as its newest checkpoint left it; `changes` as of `Recipe.override`, such as more `steps`."""
-        store = Store.open(run)
-        if store.manifest.get("kind") != "training":
+        manifest = Store.open(run).manifest
+        if manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
-        recipe = Recipe.from_json(store.manifest["recipe"]).override(changes)
+        recipe = Recipe.from_json(manifest["recipe"]).override(changes)
         checkpoint = newest(run)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        reference = Decoder.load(run / "reference", device=device) if recipe.kl else None
-        trainer = cls(recipe, run, Decoder.load(checkpoint, device=device), reference, store)
+        ranks = Ranks.join(_dtype(recipe))
+        trainer = cls(recipe, run, Decoder.load(checkpoint, device=ranks.device), ranks, manifest)
+        trainer._take_reference()
         trainer.done = restore(checkpoint, trainer.policy, trainer.optimizer)
         return trainer
 
@@ -99,79 +111,76 @@ class Trainer:
 
         Raises `ScalingError`, saying where and which checkpoint is good, once a loss is not finite.
         """
-        metrics = Metrics(self.run, self.done.step)
-        # The engine samples the policy's own parameters, so an update needs no transfer.
-        self.engine = LocalEngine(
-            self.policy,
-            max_sequences=min(self.recipe.concurrency, self.recipe.queries * self.recipe.group),
-            max_length=self._longest_query() + self.recipe.longest_thought,
-            eos=self.questions.eos,
-        )
+        metrics = Metrics(self.run, self.done.step) if self.ranks.lead else None
+        store, self.engine = Store.open(self.run), self._engine()
+        self.sync(self.done.step)
         try:
             while self.done.step < self.recipe.steps:
                 try:
-                    line = self.step()
+                    line, rows = self.step()
                 except ScalingError as error:
                     raise type(error)(f"step {self.done.step + 1}: {error}; good: {newest(self.run)}") from None
-                metrics.append(line)
+                if metrics is not None:
+                    for row in rows:
+                        store.append(row)
+                    metrics.append(line)
                 if self.done.step % self.recipe.save_every == 0 or self.done.step == self.recipe.steps:
                     self.save()
-                if on_step is not None:
+                if on_step is not None and self.ranks.lead:
                     on_step(line)
         finally:
             self.engine.close()
         return self.save()
 
-    def step(self) -> dict[str, Any]:
-        """One step of the algorithm; returns its line of metrics."""
+    def step(self) -> tuple[dict[str, Any], list[Row]]:
+        """One step of the algorithm; returns its line of metrics, and its phases as rows."""
         recipe, step = self.recipe, self.done.step + 1
-        phases = Phases(self.device)
+        phases = Phases(self.ranks.device)
 
         asked = order(len(self.questions), recipe.seed, self.done.asked, recipe.queries)
         with phases("rollout"):
-            traces = self.sample([index for index in asked for _ in range(recipe.group)], round=0)
-            rewards = [self.reward(asked[t.index // recipe.group], t, t.chunks) for t in traces]
+            sampled = self.sample([index for index in asked for _ in range(recipe.group)], round=0)
+            traces, rewards = [trace for trace, _ in sampled], [reward for _, reward in sampled]
             each, value_tokens = self.advantages(asked, traces, rewards)
 
         # A trace whose advantages are all zero moves nothing, unless every trace is held to the reference.
         kept = [t for t in traces if recipe.kl or any(each[t.index])]
         with phases("logprob"):
-            minibatches = [
-                [self.score(b.to(self.device)) for b in pack(samples, recipe.token_budget)]
+            minibatches = {
+                part: [self.score(batch) for batch in self.share(pack(samples, recipe.token_budget))]
                 for part in range(recipe.minibatches)
                 if (samples := [s for t in kept if self.part(t) == part for s in self.samples(t, each)])
-            ]
-        scored = [batch for minibatch in minibatches for batch, _ in minibatch]
-        gap = [(batch.old - batch.behaviour).abs() for batch in scored if batch.old is not None]
+            }
+            scores = self.ranks.gather([score for minibatch in minibatches.values() for _, score in minibatch])
 
         updates: list[dict[str, float]] = []
         with phases("update"):
-            for number, minibatch in enumerate(minibatches):
-                parts = {self.part(traces[s.trace]) for batch, _ in minibatch for s in batch.samples}
+            for part, minibatch in minibatches.items():
                 updates.append(
                     update_step(
                         self.policy,
                         self.optimizer,
                         [batch for batch, _ in minibatch],
-                        traces=sum(self.part(t) in parts for t in traces),
+                        traces=sum(self.part(t) == part for t in traces),
                         objective=recipe.objective,
                         temperature=recipe.temperature,
                         max_grad_norm=recipe.max_grad_norm,
                         checkpoint=recipe.checkpoint_activations,
-                        beside=self.replay(step, number),
+                        beside=self.replay(step, len(updates)),
+                        ranks=self.ranks.group,
                     )
                 )
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters()):
+            finite = all(bool(torch.isfinite(_mine(p)).all()) for p in self.policy.parameters())
+            if not all(self.ranks.gather([finite])):
                 raise ScalingError("the update left weights that are not finite; a lower learning rate may help")
         with phases("sync"):
-            self.engine.load_weights((), version=step)  # in place already: only the version moves on
+            self.sync(step)
 
         self.done = Progress(step, self.done.asked + recipe.queries)
-        rows = rows_of(recipe, self.policy.shape, self.fingerprint, step, traces, phases)
-        store_rows(self.store, rows)
+        rows = rows_of(recipe, self.policy.shape, self.fingerprint, self.ranks.world, step, traces, kept, phases)
         tokens = [trace.thinking_tokens for trace in traces]
         groups = [rewards[i : i + recipe.group] for i in range(0, len(rewards), recipe.group)]
-        return {
+        line = {
             "step": step,
             "reward": sum(rewards) / len(rewards),
             "finished": sum(_finished(trace.chunks) for trace in traces) / len(traces),
@@ -181,38 +190,39 @@ class Trainer:
             "longest_thinking_tokens": max(tokens),
             "chunks": sum(len(trace.chunks) for trace in traces) / len(traces),
             "value_tokens": value_tokens,
-            "entropy": _mean([entropy for minibatch in minibatches for _, entropy in minibatch]),
-            "logprob_difference": max((float(g.max()) for g in gap), default=None),
-            "mean_logprob_difference": _mean(gap),
+            **summary(scores),
             **{name: [update.get(name) for update in updates] for name in _PER_UPDATE},
             "tokens_per_second": (sum(tokens) + value_tokens) / phases.seconds["rollout"],
             **{f"{phase}_seconds": seconds for phase, seconds in phases.seconds.items()},
             "mfu": utilisation(rows),
         }
+        return line, rows
 
     def sample(
         self, indices: Sequence[int], round: int, starts: Sequence[Sequence[Chunk]] | None = None
-    ) -> list[Trace]:
-        """A trace for each problem in `indices`; each step and `round` has random numbers of its own."""
-        seed = (self.recipe.seed << 40) + (self.done.step << 8) + round
-        queries = [self.questions.query(index) for index in indices]
-        with torch.no_grad():  # no engine can sample from what is no distribution
-            first = torch.tensor(queries[0], device=self.device)
-            if not torch.isfinite(self.policy.logits(self.policy.hidden(first, [len(first)]))).all():
-                raise ScalingError("the policy's logits are not finite")
+    ) -> list[tuple[Trace, float]]:
+        """A trace for each problem in `indices`, with its reward: the verifier's score of `starts` and trace together.
+
+        Each step and `round` has random numbers of its own.
+        """
+        mine = self.ranks.share(range(len(indices)))
         traces = rollout(
             self.engine,
             self.recipe.environment,
-            queries,
-            sampling=Sampling(self.recipe.temperature, seed=seed),
-            starts=starts,
+            [self.questions.query(indices[number]) for number in mine],
+            sampling=Sampling(self.recipe.temperature, seed=(self.recipe.seed << 40) + (self.done.step << 8) + round),
+            starts=None if starts is None else [starts[number] for number in mine],
+            numbers=mine,
         )
+        found = []
         for trace in traces:
             if trace.error is not None:
                 raise ScalingError(f"a rollout failed: {trace.error}")
-        return traces
+            before = starts[trace.index] if starts is not None else ()
+            found.append((trace, self.reward(indices[trace.index], [*before, *trace.chunks])))
+        return self.ranks.gather(found)
 
-    def reward(self, index: int, trace: Trace, chunks: Sequence[Chunk]) -> float:
+    def reward(self, index: int, chunks: Sequence[Chunk]) -> float:
         """The verifier's score; 0 for a trace that was cut off, whatever it said until then."""
         return self.questions.reward(index, [chunk.response for chunk in chunks]) if _finished(chunks) else 0.0
 
@@ -241,16 +251,13 @@ class Trainer:
             starts += later
         repeated = [start for start in starts for _ in range(fresh)]
         ends = self.sample([index for index, _ in repeated], round=1, starts=[before for _, before in repeated])
-        found = [
-            self.reward(index, trace, [*before, *trace.chunks])
-            for (index, before), trace in zip(repeated, ends, strict=True)
-        ]
+        found = [reward for _, reward in ends]
         values = [sum(found[i : i + fresh]) / fresh for i in range(0, len(found), fresh)]
         each = [
             advantages.vineppo([values[place] for place in places[trace.index]], reward)
             for trace, reward in zip(traces, rewards, strict=True)
         ]
-        return each, sum(trace.thinking_tokens for trace in ends)
+        return each, sum(trace.thinking_tokens for trace, _ in ends)
 
     def part(self, trace: Trace) -> int:
         """The minibatch of a trace: whole groups, as equal in number as they divide."""
@@ -259,13 +266,24 @@ class Trainer:
     def samples(self, trace: Trace, each: Sequence[Sequence[float]]) -> list[Any]:
         return list(samples_from(trace.chunks, trace.logprobs, each[trace.index], trace.index))
 
-    def score(self, batch: Batch) -> tuple[Batch, Tensor]:
-        """The batch with the log-probabilities of the policy before this step's updates, and entropies in nats."""
-        temperature = self.recipe.temperature
+    def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """This rank's micro-batches, as many as every other's: gathering sharded parameters takes all of them."""
+        lacking = -len(batches) % self.ranks.world
+        return self.ranks.share([*batches, *[batches[-1].blank()] * lacking])
+
+    def score(self, batch: Batch) -> tuple[Batch, Score]:
+        """The batch with the log-probabilities of the policy before this step's updates, and what they tell."""
+        batch, temperature = batch.to(self.ranks.device), self.recipe.temperature
         with torch.no_grad():
             old, entropy = logprobs_and_entropy(self.policy, batch, temperature=temperature)
             reference = logprobs(self.reference, batch, temperature=temperature) if self.reference else None
-        return replace(batch, old=old, reference=reference), entropy
+        scored = replace(batch, old=old, reference=reference)
+        return scored, Score.of(scored, entropy)
+
+    def sync(self, version: int) -> None:
+        """Hands the weights to the engine, which samples the policy's own where they are not sharded."""
+        weights = () if self.ranks.group is None else whole_weights(self.policy)
+        self.engine.load_weights(weights, version)
 
     def replay(self, step: int, minibatch: int) -> Callable[[], Tensor] | None:
         """The supervised term on the format, on demonstrations of its own for every update."""
@@ -280,13 +298,28 @@ class Trainer:
         return lambda: recipe.replay * replay_loss(self.policy, batch)
 
     def save(self) -> Path:
-        return save(self.run, self.policy, self.optimizer, self.questions, self.done, self.recipe.keep_checkpoints)
+        keep = self.recipe.keep_checkpoints
+        return save(self.run, self.policy, self.optimizer, self.questions, self.done, keep, self.ranks)
 
     def close(self) -> None:
         self.questions.close()
 
-    def _longest_query(self) -> int:
-        return max(len(self.questions.query(index)) for index in range(len(self.questions)))
+    def _engine(self) -> LocalEngine:
+        """Samples the policy's own parameters, so that an update needs no transfer, or a copy of sharded ones."""
+        recipe, ranks = self.recipe, self.ranks
+        model = self.policy
+        if ranks.group is not None:
+            model = Decoder.from_config(self.policy.config, dtype=_dtype(recipe), device=ranks.device)
+        return LocalEngine(
+            model,
+            max_sequences=min(recipe.concurrency, -(-recipe.queries * recipe.group // ranks.world)),
+            max_length=max(len(self.questions.query(i)) for i in range(len(self.questions))) + recipe.longest_thought,
+            eos=self.questions.eos,
+        )
+
+    def _take_reference(self) -> None:
+        if self.recipe.kl:
+            self.reference = Decoder.load(self.run / REFERENCE, dtype=_dtype(self.recipe), device=self.ranks.device)
 
 
 _PER_UPDATE = ("loss", "clip_fraction", "policy_kl", "reference_kl", "importance_weight", "grad_norm", "beside_loss")
@@ -328,5 +361,10 @@ def _finished(chunks: Sequence[Chunk]) -> bool:
     return bool(chunks) and chunks[-1].finish == "stop"
 
 
-def _mean(parts: Sequence[Tensor]) -> float | None:
-    return float(torch.cat(list(parts)).double().mean()) if parts else None
+def _mine(parameter: Tensor) -> Tensor:
+    """What this rank holds of a parameter."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def _dtype(recipe: Recipe) -> torch.dtype:
+    return torch.float32 if recipe.dtype == "float32" else torch.bfloat16

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scaling.errors import UsageError
 from scaling.measure.cells import Cell
@@ -21,8 +22,9 @@ from scaling.measure.subject import device_kind
 from scaling.measure.telemetry import Telemetry
 from scaling.predict import hardware
 from scaling.predict.shape import Shape
-from scaling.results import Phase, Row, Store
+from scaling.results import Phase, Row
 from scaling.rollout import Trace
+from scaling.update import Batch
 from trainer.recipe import Recipe
 
 FILE = "metrics.jsonl"
@@ -51,20 +53,60 @@ class Phases:
         return time.perf_counter()
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Sums over the response tokens of a micro-batch before the step's updates: entropies in nats, and differences
+    between the log-probabilities of trainer and engine."""
+
+    tokens: int = 0
+    entropy: float = 0.0
+    difference: float = 0.0
+    largest_difference: float = 0.0
+
+    @classmethod
+    def of(cls, batch: Batch, entropy: Tensor) -> Score:
+        if not batch.counted or batch.old is None:
+            return cls()
+        gap = (batch.old - batch.behaviour).abs()
+        return cls(len(gap), float(entropy.double().sum()), float(gap.sum()), float(gap.max()))
+
+
+def summary(scores: Sequence[Score]) -> dict[str, float | None]:
+    """The scores of all micro-batches of a step in a line of metrics; nulls where nothing was trained on."""
+    tokens = sum(score.tokens for score in scores)
+    return {
+        "entropy": sum(score.entropy for score in scores) / tokens if tokens else None,
+        "logprob_difference": max(score.largest_difference for score in scores) if tokens else None,
+        "mean_logprob_difference": sum(score.difference for score in scores) / tokens if tokens else None,
+    }
+
+
 def rows_of(
-    recipe: Recipe, shape: Shape, fingerprint: dict[str, Any], step: int, traces: Sequence[Trace], phases: Phases
+    recipe: Recipe,
+    shape: Shape,
+    fingerprint: dict[str, Any],
+    devices: int,
+    step: int,
+    traces: Sequence[Trace],
+    trained: Sequence[Trace],
+    phases: Phases,
 ) -> list[Row]:
-    """One row a phase, the step as its repeat; tokens and FLOPs are those of the traces as they really were."""
+    """One row a phase, the step as its repeat; tokens and FLOPs are those of the traces as they really were.
+
+    Of log-probabilities and update, FLOPs and processed tokens are of the `trained` traces: no other went through them.
+    """
     environment = recipe.environment
     thought = sum(trace.thinking_tokens for trace in traces) / len(traces)
     prompt = round(sum(len(trace.query) for trace in traces) / len(traces))
-    segments = [s for t in traces for s in environment.schedule(len(t.query), t.response_lengths)]
+    segments, learned = (
+        [s for t in some for s in environment.schedule(len(t.query), t.response_lengths)] for some in (traces, trained)
+    )
     flops = {
         "rollout": shape.rollout_flops(segments, FLOPS_CONVENTION),
-        "logprob": shape.logprob_flops(segments, FLOPS_CONVENTION),
-        "update": shape.update_flops(segments, FLOPS_CONVENTION, recompute=recipe.checkpoint_activations),
+        "logprob": shape.logprob_flops(learned, FLOPS_CONVENTION),
+        "update": shape.update_flops(learned, FLOPS_CONVENTION, recompute=recipe.checkpoint_activations),
     }
-    context = Context(shape, str(fingerprint["hardware"]["device"]), 1, fingerprint_id(fingerprint))
+    context = Context(shape, str(fingerprint["hardware"]["device"]), devices, fingerprint_id(fingerprint))
     rows = []
     for phase, seconds in phases.seconds.items():
         telemetry, started = phases.watched[phase]
@@ -74,36 +116,37 @@ def rows_of(
             engine="local",
             device=device_kind(),
             weight_dtype="float32",
-            activation_dtype="float32",
-            kv_dtype="float32",
+            activation_dtype=recipe.dtype,
+            kv_dtype=recipe.dtype,
             environment=environment.name,
             parameters=tuple(environment.parameters().items()),
             prompt_tokens=prompt,
             thinking_tokens=max(1, round(thought)),
             phase=phase,
-            concurrency=min(recipe.concurrency, len(traces)),
+            concurrency=min(devices * recipe.concurrency, len(traces)),
             traces=len(traces),
             method="full",
         )
+        processed = {"rollout": segments, "sync": []}.get(phase, learned)
         measured = Measurement(
             wall_seconds=seconds,
             elapsed_seconds=seconds,
-            processed_tokens=0 if phase == "sync" else sum(s.prefill + s.steps for s in segments),
+            processed_tokens=sum(s.prefill + s.steps for s in processed),
             actual_thinking_tokens=None if phase == "sync" else thought,
             chunks=None if phase == "sync" else len(segments),
         )
         row = build_row(cell, step, recipe.seed, started, context, telemetry, measured)
-        rows.append(replace(row, flops=flops.get(phase)))
+        rows.append(replace(row, flops=flops.get(phase), data_parallel=devices))
     return rows
 
 
 def utilisation(rows: Sequence[Row]) -> float | None:
     """Model FLOPs utilisation of the step, where the datasheet of the device is known."""
     try:
-        peak = hardware.gpu(rows[0].device).flops_per_s.get("float32")
+        peak = hardware.gpu(rows[0].device).flops_per_s.get(rows[0].activation_dtype)
     except UsageError:
         return None
-    seconds = sum(row.wall_seconds or 0.0 for row in rows)
+    seconds = sum((row.wall_seconds or 0.0) * row.devices for row in rows)
     return sum(row.flops or 0.0 for row in rows) / seconds / peak if peak else None
 
 
@@ -131,11 +174,6 @@ def read(run: Path) -> list[dict[str, Any]]:
     path = run / FILE
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def store_rows(store: Store, rows: Sequence[Row]) -> None:
-    for row in rows:
-        store.append(row)
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from scaling.engines.base import Request
+from scaling.errors import ScalingError
 
 
 class Sampler:
@@ -32,7 +34,10 @@ class Sampler:
         self._weights: Tensor | None = None  # kept between steps: fresh pages of this size cost more than filling them
 
     def sample(self, logits: Tensor) -> tuple[list[int], list[float]]:
-        """Token ids and log-probabilities of one step from `logits` [rows, vocabulary]."""
+        """Token ids and log-probabilities of one step from `logits` [rows, vocabulary].
+
+        Raises `ScalingError` if a row has logits that are not finite.
+        """
         if self.greedy:
             return logits.argmax(-1).tolist(), [0.0] * len(logits)
         scaled = logits.float() if self.plain else logits / self.temperatures
@@ -46,13 +51,17 @@ class Sampler:
         cumulative = torch.exp(scaled, out=self._weights).cumsum_(-1)
         total = cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, uniforms(self.seeds, self.positions)[:, None] * total, right=True)
+        tokens.clamp_(max=logits.shape[-1] - 1)  # where weights are not numbers, nothing was found
         if self.any_argmax:
             tokens[:, 0] = torch.where(self.argmax, logits.argmax(-1), tokens[:, 0])
         chosen = scaled.gather(1, tokens) - total.log()
         if self.any_argmax:
             chosen[:, 0].masked_fill_(self.argmax, 0.0)
         self.positions += 1
-        return tokens[:, 0].tolist(), chosen[:, 0].tolist()
+        logprobs: list[float] = chosen[:, 0].tolist()
+        if math.isnan(sum(logprobs)):
+            raise ScalingError("the model's logits are not finite, so nothing can be sampled; check its weights")
+        return tokens[:, 0].tolist(), logprobs
 
 
 def nucleus(logits: Tensor, top_p: Tensor) -> Tensor:

@@ -70,7 +70,11 @@ def test_each_phase_of_each_step_is_a_row(start: Start) -> None:
     assert (timed["status"] == "ok").all()
     assert (timed["method"] == "full").all()
     assert (timed["traces"] == 24).all()
-    assert (timed["flops"] > 0).all()
+    assert (timed[timed["phase"] == "rollout"]["flops"] > 0).all()
+    learned = {line["step"]: bool(line["clip_fraction"]) for line in read(trainer.run)}
+    assert set(learned.values()) == {True, False}  # a step of equal rewards alone computes nothing but rollouts
+    for row in timed[timed["phase"] != "rollout"].to_dict("records"):
+        assert (row["flops"] > 0) == (row["processed_tokens"] > 0) == learned[row["repeat"]]
     (first,) = timed[(timed["repeat"] == 1) & (timed["phase"] == "rollout")].to_dict("records")
     line = read(trainer.run)[0]
     assert first["actual_thinking_tokens"] == pytest.approx(line["thinking_tokens"])
@@ -101,9 +105,8 @@ def test_a_trace_that_was_cut_off_earns_nothing_whatever_it_says(start: Start) -
     walk = trainer.questions
     problem = walk._problems[0]  # type: ignore[attr-defined]
     said = tuple(walk.walk.tokenizer.encode(f"#{problem.answer}")) + walk.eos  # type: ignore[attr-defined]
-    trace = None
-    assert trainer.reward(0, trace, [Chunk((0,), said, "stop")]) == 1.0  # type: ignore[arg-type]
-    assert trainer.reward(0, trace, [Chunk((0,), said, "length")]) == 0.0  # type: ignore[arg-type]
+    assert trainer.reward(0, [Chunk((0,), said, "stop")]) == 1.0
+    assert trainer.reward(0, [Chunk((0,), said, "length")]) == 0.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
