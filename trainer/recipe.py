@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from scaling.errors import UsageError, unknown
+from scaling.errors import UsageError, first_line, unknown
 from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT
 from scaling.update import Objective
 
@@ -131,11 +131,16 @@ class Recipe:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_json` gave; raises `UsageError` for keys that this version does not know."""
+        """The recipe that `to_json` gave; raises `UsageError` for what is none, or has keys not known here."""
+        if not isinstance(stored, Mapping):
+            raise UsageError(f"the stored recipe is no object of keys and values, but {stored!r:.40}")
         for key in stored:
             if key not in _TYPES:
                 raise unknown("recipe key", key, _TYPES)
-        return cls(**stored)
+        try:
+            return cls(**stored)
+        except TypeError as error:  # a key that is not there, or a value of another type
+            raise UsageError(f"the stored recipe is damaged: {first_line(error)}") from None
 
 
 _TYPES = get_type_hints(Recipe)

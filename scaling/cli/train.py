@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli.console import print_json, print_json_list, say
-from scaling.cli.train_view import watched
+from scaling.cli.console import print_json, print_json_list, say, warn
+from scaling.cli.train_view import TrainView
 from scaling.errors import ScalingError, UsageError
 
 if TYPE_CHECKING:
@@ -150,11 +150,12 @@ def _train(recipe: Recipe | None, run: Path, changes: list[str], json: bool) -> 
     with ExitStack() as stack:
         if recipe is None:
             trainer = Trainer.resume(run, changes)
-            say(f"{trainer.recipe.name}: going on after step {trainer.done.step} of {trainer.recipe.steps} in {run}")
-            view = stack.enter_context(watched(trainer.recipe))
+            chosen, done = trainer.recipe, trainer.done.step
+            heading = f"{chosen.name}: going on after step {done} of {chosen.steps} in {run}"
+            view = stack.enter_context(closing(TrainView(chosen, heading)))
         else:
-            say(f"{recipe.name}: {recipe.steps} steps in {run}")
-            view = stack.enter_context(watched(recipe))
+            heading = f"{recipe.name}: {recipe.steps} steps in {run}"
+            view = stack.enter_context(closing(TrainView(recipe, heading)))
             trainer = Trainer.start(recipe, run, view.warm)
         stack.callback(trainer.close)
 
@@ -165,9 +166,14 @@ def _train(recipe: Recipe | None, run: Path, changes: list[str], json: bool) -> 
         try:
             checkpoint = trainer.train(on_step)
         except KeyboardInterrupt:
-            say(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {run}")
+            view.close()
+            warn(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {trainer.run}")
             raise
+    if not trainer.ranks.lead:
+        return
+    if not lines:
+        say(f"step {trainer.done.step} was the last already; for more, as in: --resume {run} steps=1000")
     if json:
-        print_json({"run": run, "checkpoint": checkpoint, "recipe": trainer.recipe.to_json(), "steps": lines})
+        print_json({"run": trainer.run, "checkpoint": checkpoint, "recipe": trainer.recipe.to_json(), "steps": lines})
     else:
         print(checkpoint)

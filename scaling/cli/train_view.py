@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scaling.cli.console import console, say
@@ -26,15 +24,23 @@ WARM_EVERY = 100
 
 
 class TrainView:
-    """Lines for steps of the warm start and of RL, as they come, within 120 columns at the paper's sizes."""
+    """Lines for steps of the warm start and of RL, as they come, within 120 columns at the paper's sizes.
 
-    def __init__(self, recipe: Recipe, bar: Progress | None = None) -> None:
-        self._recipe, self._bar = recipe, bar
+    It says nothing before the first step, so that an error before that stands alone, and so does the rank that leads.
+    Close it after use.
+    """
+
+    def __init__(self, recipe: Recipe, heading: str) -> None:
+        self._recipe, self._heading = recipe, heading
         self._columns = _columns(recipe)
         self._ends: deque[float] = deque([time.monotonic()], maxlen=RECENT + 1)
         self._rows = self._warmed = 0
-        self._task = bar.add_task("loading", total=None, left="-") if bar else None
         self._left = "-"
+        self._bar: Progress | None = None
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
     def warm(self, _: int, loss: float) -> None:
         """A step of the warm start, which counts the steps of each of its parts by itself."""
@@ -58,31 +64,28 @@ class TrainView:
             say("no gradient: all rewards of every group are equal")
 
     def _move(self, what: str, done: int, total: int) -> None:
+        if self._heading:
+            say(self._heading)
+            self._heading = ""
+            if console.is_terminal:
+                self._bar = _bar()
         self._ends.append(time.monotonic())
         each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
         self._left = duration(each * (total - done))
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=what, completed=done, total=total, left=self._left)
+        if self._bar is not None:
+            (task,) = self._bar.task_ids
+            self._bar.update(task, description=what, completed=done, total=total, left=self._left)
 
 
-@contextmanager
-def watched(recipe: Recipe) -> Iterator[TrainView]:
-    """A view of the run, with a bar while it lasts where stderr is a terminal."""
-    if not console.is_terminal:
-        yield TrainView(recipe)
-        return
+def _bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]} left"),
-        console=console,
-        transient=True,
-    ) as bar:
-        yield TrainView(recipe, bar)
+    left = TextColumn("{task.fields[left]} left")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left)
+    bar = Progress(*columns, console=console, transient=True)
+    bar.add_task("", left="-")
+    bar.start()
+    return bar
 
 
 def duration(seconds: float) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+
+from scaling.cli import main
 
 FAST = ["task=walk:0-3", "problems=16", "queries=2", "group=4", "warm_steps=20", "warm_examples=8", "replay=0"]
 
@@ -101,3 +106,87 @@ def test_bad_input_is_one_line(
     assert said in ran.err
     assert ran.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def one_line(ran: Any) -> str:
+    """The error, which is the last line; whatever came before told of steps."""
+    *before, last = ran.err.splitlines()
+    assert (ran.code, ran.out) == (2, "")
+    assert last.startswith("scaling: error: ")
+    assert not any("error" in line or "Traceback" in line for line in before)
+    return str(last)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step."""
+    run = tmp_path_factory.mktemp("training") / "run"
+    assert main(["train", "walk-delethink-cpu", *FAST, "steps=1", "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_a_directory_that_holds_a_run_is_left_alone(cli: Any, run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    ran = cli("train", "walk-delethink-cpu", *FAST, "steps=1", "--out", run)
+    assert "is not empty; give a new directory, or resume the run" in one_line(ran)
+    assert ran.err.count("\n") == 1
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_that_is_done_says_how_to_go_on(cli: Any, run: Path) -> None:
+    ran = cli("train", "--resume", run)
+    assert ran.code == 0
+    assert ran.err == f"step 1 was the last already; for more, as in: --resume {run} steps=1000\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("manifest.json", "manifest.json is damaged"),
+        ("checkpoints/step-000001/config.json", "config.json is not JSON"),
+        ("checkpoints/step-000001/model.safetensors", "not a readable safetensors file"),
+        ("checkpoints/step-000001/trainer/trainer.json", "trainer.json is not JSON"),
+        ("checkpoints/step-000001/trainer/optimizer.safetensors", "no trainer's checkpoint, or damaged"),
+    ],
+)
+def test_a_run_with_half_a_file_is_not_gone_on_with(cli: Any, run: Path, file: str, said: str) -> None:
+    (run / file).write_bytes((run / file).read_bytes()[:20])
+    assert said in one_line(cli("train", "--resume", run, "steps=2"))
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(cli: Any, run: Path) -> None:
+    from scaling.decoder import Decoder
+    from scaling.tasks.walk import CONFIG
+
+    Decoder.from_config({**CONFIG, "intermediate_size": 96}).save(run / "checkpoints" / "step-000001")
+    optimizer = run / "checkpoints" / "step-000001" / "trainer" / "optimizer.safetensors"
+    stored = {"model.layers.0.mlp.up_proj.weight/exp_avg": torch.zeros(160, 64), "rng": torch.get_rng_state()}
+    save_file(stored, optimizer)
+    assert "was written for another architecture" in one_line(cli("train", "--resume", run, "steps=2"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_good_checkpoint(cli: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    wild = ("learning_rate=1e30", "weight_decay=1", "kl=0.1")  # held to a reference, even equal rewards make an update
+    said = one_line(cli("train", "walk-delethink-cpu", *FAST, "steps=2", *wild, "--out", run))
+    assert "step 1: " in said
+    assert "not finite" in said
+    assert f"good: {run / 'checkpoints' / 'step-000000'}" in said
+
+
+def test_a_data_set_row_without_an_answer_is_named_and_nothing_is_written(
+    cli: Any, tmp_path: Path, chat_model: Path
+) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?"}\n')
+    run = tmp_path / "run"
+    task = (f"task=math:{problems}", f"model={chat_model}")
+    ran = cli("train", "math-r1-distill-1.5b-delethink-24k", *task, "--out", run)
+    assert "problems.jsonl, line 2 has no answer" in one_line(ran)
+    assert ran.err.count("\n") == 1
+    assert not run.exists()

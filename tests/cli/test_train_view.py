@@ -31,11 +31,12 @@ STEP: dict[str, Any] = {
 
 
 def shown(capsys: pytest.CaptureFixture[str], *lines: dict[str, Any], settings: tuple[str, ...] = ()) -> list[str]:
-    view = TrainView(recipe("math-r1-distill-1.5b-delethink-24k").override(settings))
-    capsys.readouterr()
+    view = TrainView(recipe("math-r1-distill-1.5b-delethink-24k").override(settings), "a run")
     for line in lines:
         view.step(line)
-    return capsys.readouterr().err.splitlines()
+    heading, *told = capsys.readouterr().err.splitlines()
+    assert heading == "a run"
+    return told
 
 
 def test_a_step_is_a_row_of_numbers_under_their_heads(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,8 +71,8 @@ def test_a_reference_has_a_column_where_the_policy_is_held_to_it(capsys: pytest.
 def test_a_row_fits_into_120_columns_and_every_number_stands_under_its_head(capsys: pytest.CaptureFixture[str]) -> None:
     for name in RECIPES:
         chosen = recipe(name).override(["kl=0.1"])
-        TrainView(chosen).step({**STEP, "step": chosen.steps, "groups": chosen.queries})
-        heads, row = capsys.readouterr().err.splitlines()
+        TrainView(chosen, "a run").step({**STEP, "step": chosen.steps, "groups": chosen.queries})
+        _, heads, row = capsys.readouterr().err.splitlines()
         assert len(heads) == len(row) <= 120
 
 
@@ -89,10 +90,10 @@ def test_heads_come_again_where_they_have_scrolled_away(capsys: pytest.CaptureFi
 
 
 def test_a_warm_start_counts_its_steps_over_all_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    view = TrainView(recipe("walk-delethink-cpu").override(["warm_steps=150"]))
+    view = TrainView(recipe("walk-delethink-cpu").override(["warm_steps=150"]), "a run")
     for done in [*range(1, 51), *range(1, 101)]:
         view.warm(done, 1.5)
-    said = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err.splitlines()[1:]
     assert [line.split("  ")[:2] for line in said] == [
         ["warm start 100/150", "loss 1.500"],
         ["warm start 150/150", "loss 1.500"],
@@ -105,3 +106,8 @@ def test_a_warm_start_counts_its_steps_over_all_its_parts(capsys: pytest.Capture
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_before_the_first_step_there_is_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    TrainView(recipe("walk-delethink-cpu"), "a run").close()
+    assert capsys.readouterr().err == ""

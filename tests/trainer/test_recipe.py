@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -61,3 +62,17 @@ def test_vineppo_has_its_own_baseline_and_takes_a_group_of_one() -> None:
 def test_a_stored_recipe_with_a_key_of_another_version_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown recipe key 'warmth'"):
         Recipe.from_json({**BASE.to_json(), "warmth": 1})
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (None, "no object of keys and values, but None"),
+        ({**BASE.to_json(), "steps": "many"}, "the stored recipe is damaged: "),
+        ({key: value for key, value in BASE.to_json().items() if key != "model"}, "damaged: .*'model'"),
+    ],
+)
+def test_a_stored_recipe_that_is_damaged_is_one_line(stored: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        Recipe.from_json(stored)
+    assert "\n" not in str(error.value)
