@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scaling.results import Store
 from scaling.text import extract
 from trainer.loop import Trainer
 from trainer.metrics import read
@@ -40,7 +41,7 @@ def test_a_math_recipe_trains_on_local_problems(
     assert (line["chunks"] > 1) == (trainer.recipe.mode == "delethink")
     assert line["reference_kl"][0] == pytest.approx(0.0, abs=1e-6)
     assert (saved / "tokenizer.json").exists()
-    assert trainer.store.manifest["task"]["verifier"] == "math"
+    assert Store.open(trainer.run).manifest["task"]["verifier"] == "math"
 
 
 @pytest.mark.parametrize("name", GYM)
@@ -49,7 +50,7 @@ def test_a_gym_recipe_trains(start: Callable[..., Trainer], chat_model: Path, na
     trainer.train()
     (line,) = read(trainer.run)
     assert (line["chunks"] > 1) == (trainer.recipe.mode == "delethink")
-    assert trainer.store.manifest["task"]["task"] == "chain_sum"
+    assert Store.open(trainer.run).manifest["task"]["task"] == "chain_sum"
 
 
 @pytest.mark.parametrize(("said", "reward"), [(r"0.5", 1.0), (r"\dfrac{2}{4}", 1.0), (r"\frac{1}{3}", 0.0)])
