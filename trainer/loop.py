@@ -20,12 +20,13 @@ from scaling.rollout import Sampling, Trace, rollout
 from scaling.tasks.walk import CONFIG, demonstrations
 from scaling.thinking import Chunk
 from scaling.update import Batch, logprobs, logprobs_and_entropy, pack, samples_from, update_step
-from trainer import advantages
+from trainer import advantages, values
 from trainer.checkpoint import Progress, newest, restore, save
 from trainer.metrics import Metrics, Phases, rows_of, store_rows, utilisation
 from trainer.problems import Questions, order, questions_of
 from trainer.recipe import Recipe
 from trainer.supervised import batches, replay_loss, warm_start
+from trainer.values import Each
 
 WALK = "walk"
 """The model that a run makes itself, and the task that teaches it its format."""
@@ -218,45 +219,20 @@ class Trainer:
 
     def advantages(
         self, asked: Sequence[int], traces: Sequence[Trace], rewards: Sequence[float]
-    ) -> tuple[list[list[float]], int]:
-        """One advantage a chunk of every trace, and the tokens that other rollouts spent on finding them."""
+    ) -> tuple[list[list[Each]], int]:
+        """The advantages of every trace, chunk by chunk, and the tokens that other rollouts spent on finding them."""
         recipe = self.recipe
         if recipe.advantage == "vineppo":
-            return self.chunk_advantages(asked, traces, rewards)
+            return values.vineppo(self, asked, traces, rewards)
         compare = {"grpo": advantages.grpo, "rloo": advantages.rloo}[recipe.advantage]
         flat = [a for i in range(0, len(rewards), recipe.group) for a in compare(rewards[i : i + recipe.group])]
         return [[a] * len(trace.chunks) for a, trace in zip(flat, traces, strict=True)], 0
-
-    def chunk_advantages(
-        self, asked: Sequence[int], traces: Sequence[Trace], rewards: Sequence[float]
-    ) -> tuple[list[list[float]], int]:
-        """VinePPO with the mean reward of fresh rollouts as the value where a chunk starts; a query has one value."""
-        group, fresh = self.recipe.group, self.recipe.value_rollouts
-        starts: list[tuple[int, list[Chunk]]] = [(index, []) for index in asked]
-        places: list[list[int]] = []  # of each trace: where in `starts` its chunks start
-        for trace in traces:
-            query = trace.index // group
-            later = [(asked[query], trace.chunks[:c]) for c in range(1, len(trace.chunks))]
-            places.append([query, *range(len(starts), len(starts) + len(later))])
-            starts += later
-        repeated = [start for start in starts for _ in range(fresh)]
-        ends = self.sample([index for index, _ in repeated], round=1, starts=[before for _, before in repeated])
-        found = [
-            self.reward(index, trace, [*before, *trace.chunks])
-            for (index, before), trace in zip(repeated, ends, strict=True)
-        ]
-        values = [sum(found[i : i + fresh]) / fresh for i in range(0, len(found), fresh)]
-        each = [
-            advantages.vineppo([values[place] for place in places[trace.index]], reward)
-            for trace, reward in zip(traces, rewards, strict=True)
-        ]
-        return each, sum(trace.thinking_tokens for trace in ends)
 
     def part(self, trace: Trace) -> int:
         """The minibatch of a trace: whole groups, as equal in number as they divide."""
         return (trace.index // self.recipe.group) * self.recipe.minibatches // self.recipe.queries
 
-    def samples(self, trace: Trace, each: Sequence[Sequence[float]]) -> list[Any]:
+    def samples(self, trace: Trace, each: Sequence[Sequence[Each]]) -> list[Any]:
         return list(samples_from(trace.chunks, trace.logprobs, each[trace.index], trace.index))
 
     def score(self, batch: Batch) -> tuple[Batch, Tensor]:
