@@ -82,13 +82,13 @@ class Trainer:
         return trainer
 
     @classmethod
-    def resume(cls, run: Path, changes: Sequence[str] = ()) -> Trainer:
-        """The run as its newest checkpoint left it; `changes` as of `Recipe.override`, such as more `steps`."""
+    def resume(cls, run: Path, changes: Sequence[str] = (), checkpoint: Path | None = None) -> Trainer:
+        """The run as its newest checkpoint, or another, left it; `changes` as of `Recipe.override`, as more `steps`."""
         store = Store.open(run)
         if store.manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
         recipe = Recipe.from_json(store.manifest["recipe"]).override(changes)
-        checkpoint = newest(run)
+        checkpoint = checkpoint or newest(run)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         reference = Decoder.load(run / "reference", device=device) if recipe.kl else None
         trainer = cls(recipe, run, Decoder.load(checkpoint, device=device), reference, store)

@@ -28,6 +28,12 @@ class State:
     index: int
     before: tuple[Chunk, ...] = ()
 
+    @property
+    def place(self) -> Place:
+        if self.before and self.before[-1].finish == "open":
+            return len(self.before) - 1, len(self.before[-1].response)
+        return len(self.before), 0
+
     @classmethod
     def at(cls, index: int, chunks: Sequence[Chunk], place: Place) -> State:
         chunk, said = place
