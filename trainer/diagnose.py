@@ -71,8 +71,12 @@ class Diagnosis:
         if not self.estimates or min(self.estimates) < 1:
             raise UsageError("estimates are made of 1 rollout or more; as in 1,3,9")
 
-    def run(self, trainer: Trainer, on_progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-        """Everything as plain numbers, spreads as intervals of 95 %; on problems that training would ask next."""
+    def run(self, trainer: Trainer, on_progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+        """Everything as plain numbers, spreads as intervals of 95 %; on problems that training would ask next.
+
+        `on_progress` gets what is measured, how much of it is done, and of how much.
+        """
+        told = on_progress or (lambda *_: None)
         recipe = trainer.recipe
         asked = order(len(trainer.questions), recipe.seed, trainer.done.asked, self.states + self.groups)
         longest = max(len(trainer.questions.query(index)) for index in asked) + recipe.longest_thought
@@ -83,10 +87,10 @@ class Diagnosis:
         try:
             for number, index in enumerate(asked[: self.states], 1):
                 trees.append(self.tree(trainer, index, number))
-                on_progress(f"values {number}/{self.states}")
+                told("states", number, self.states)
             for number, index in enumerate(asked[self.states :], 1):
                 gradients.append(self.gradients(trainer, index, self.states + number))
-                on_progress(f"gradients {number}/{self.groups}")
+                told("groups", number, self.groups)
         finally:
             trainer.engine.close()
         return {

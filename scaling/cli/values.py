@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaling.cli.console import console, print_json, say
+from scaling.cli.console import print_json, say
 from scaling.errors import UsageError
 
 EXAMPLES = (
@@ -48,14 +48,18 @@ def values(
     recipe, step = trainer.recipe, trainer.done.step
     say(f"{recipe.name}: values at step {step}, states where a {recipe.value_states} starts")
     try:
-        with console.status("starting") as status:
-            found = diagnosis.run(trainer, status.update)
+        found = diagnosis.run(trainer, _say_progress)
     finally:
         trainer.close()
     if json:
         print_json({"run": run, "step": step, "recipe": recipe.to_json(), "diagnosis": diagnosis, **found})
     else:
         _show(found)
+
+
+def _say_progress(what: str, done: int, total: int) -> None:
+    if done % 8 == 0 or done == total:
+        say(f"{what} {done}/{total}")
 
 
 def _show(found: dict[str, Any]) -> None:

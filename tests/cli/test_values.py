@@ -26,6 +26,7 @@ def test_a_run_is_judged_in_words_and_as_json(cli: Any, run: Path) -> None:
     ran = cli("values", run, *SMALL)
     assert ran.code == 0, ran.err
     assert "values at step 1" in ran.err
+    assert ran.err.endswith("groups 3/3\n")
     assert [line.split()[0] for line in ran.out.splitlines()[1:4]] == ["rollouts", "1", "3"]
     assert "vineppo K=3" in ran.out
     told = json.loads(cli("values", run, "value_states=step", *SMALL, "--json").out)

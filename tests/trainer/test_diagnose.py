@@ -84,10 +84,10 @@ def test_a_policy_is_diagnosed_and_left_as_it_is(start: Callable[..., Trainer]) 
     trainer = start("value_states=step")
     before = trainer.policy.head.detach().clone()
     diagnosis = Diagnosis(states=3, candidates=3, rollouts=16, estimates=(1, 2), groups=4)
-    seen: list[str] = []
-    told = diagnosis.run(trainer, seen.append)
+    seen: list[tuple[str, int, int]] = []
+    told = diagnosis.run(trainer, lambda *progress: seen.append(progress))
     assert diagnosis.run(trainer) == told
-    assert seen[-1] == "gradients 4/4"
+    assert (seen[0], seen[-1]) == (("states", 1, 3), ("groups", 4, 4))
     assert 3 <= told["truth"]["states"] <= 12
     assert 0 < told["truth"]["standard_error"] < 0.2
     assert [row["rollouts"] for row in told["values"]] == [1, 2]
