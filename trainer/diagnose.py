@@ -227,33 +227,38 @@ def _noise(found: Sequence[dict[tuple[str, int | None], tuple[Tensor, int]]]) ->
     |E g|² is estimated without bias from products of different groups, so it may come out negative: then it drowns
     in noise, and what needs it is null. `tokens_for_signal` = `noise` × tokens a group: what has to be sampled for a
     step whose noise is as large as its signal. Intervals by the jackknife over groups, on the logarithm;
-    `tokens_against_rloo` is the ratio to RLOO's on the same groups.
+    `tokens_against_rloo` and `variance_against_rloo` are ratios to RLOO's on the same groups; VinePPO's variance
+    compares, since both estimate the same E g, while GRPO's is on a scale of its own.
     """
-    logs: dict[tuple[str, int | None], Floats] = {}
+    rloo, nothing = ("rloo", None), np.full(len(found) + 1, np.nan)
+    costs: dict[tuple[str, int | None], Floats] = {}
+    variances: dict[tuple[str, int | None], Floats] = {}
     rows: list[dict[str, Any]] = []
     for method in found[0]:
         gradients = torch.stack([group[method][0] for group in found]).double()
         tokens = np.array([group[method][1] for group in found], dtype=np.float64)
         gram = (gradients @ gradients.T).numpy()
-        variance, signal = _moments(gram.trace(), gram.sum(), len(found))
-        own, row = gram.diagonal(), gram.sum(1)
-        without = _moments(gram.trace() - own, gram.sum() - 2 * row + own, len(found) - 1)
+        own, rest = gram.diagonal(), gram.sum() - 2 * gram.sum(1) + gram.diagonal()
+        whole = _moments(gram.trace(), gram.sum(), len(found))
+        without = _moments(gram.trace() - own, rest, len(found) - 1)
+        variance, signal = (np.append(some, all_) for some, all_ in zip(without, whole, strict=True))
         spent = np.append((tokens.sum() - tokens) / (len(found) - 1), tokens.mean())
         with np.errstate(invalid="ignore", divide="ignore"):
-            noise = np.append(without[0], variance) / np.append(without[1], signal)
+            noise = variance / signal
+            variances[method] = np.log(np.where(variance > 0, variance, np.nan))
         noise[~(np.isfinite(noise) & (noise > 0))] = np.nan
-        logs[method] = np.log(noise * spent)
-        ratio = logs[method] - logs["rloo", None] if ("rloo", None) in logs else np.full(len(found) + 1, np.nan)
+        costs[method] = np.log(noise * spent)
         rows.append(
             {
                 "advantage": method[0],
                 "rollouts": method[1],
                 "tokens_per_group": float(tokens.mean()),
-                "variance": float(variance),
-                "signal": float(signal),
+                "variance": float(variance[-1]),
+                "signal": float(signal[-1]),
                 "noise": None if np.isnan(noise[-1]) else float(noise[-1]),
-                **_jackknife("tokens_for_signal", logs[method]),
-                **_jackknife("tokens_against_rloo", ratio),
+                **_jackknife("tokens_for_signal", costs[method]),
+                **_jackknife("tokens_against_rloo", costs[method] - costs.get(rloo, nothing)),
+                **_jackknife("variance_against_rloo", variances[method] - variances.get(rloo, nothing)),
             }
         )
     return rows

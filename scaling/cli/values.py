@@ -72,12 +72,15 @@ def _show(found: dict[str, Any]) -> None:
     for row in found["values"]:
         cells = f"{_interval(row, 'mae', '.3f'):<21}  {_interval(row, 'ranked_rightly', '.2f'):<21}"
         print(f"{row['rollouts']:>8}  {cells}  {row['pairs']:>5}  {row['tokens_per_state']:,.0f}")
-    print(f"{'advantage':<11}  {'tokens a group':>14}  {'noise':>6}  {'tokens for a signal':<27}  against rloo")
+    print(
+        f"{'advantage':<11}  {'tokens a group':>14}  {'noise':>6}  {'variance against rloo':<21}  {'tokens for a signal':<27}  against rloo"
+    )
     for row in found["gradients"]:
         name = row["advantage"] + (f" K={row['rollouts']}" if row["rollouts"] else "")
         noise = "-" if row["noise"] is None else f"{row['noise']:.1f}"
+        variance = _interval(row, "variance_against_rloo", ".2f") if row["advantage"] != "grpo" else "-"
         cells = f"{_interval(row, 'tokens_for_signal', ',.0f'):<27}  {_interval(row, 'tokens_against_rloo', '.2f')}"
-        print(f"{name:<11}  {row['tokens_per_group']:>14,.0f}  {noise:>6}  {cells}")
+        print(f"{name:<11}  {row['tokens_per_group']:>14,.0f}  {noise:>6}  {variance:<21}  {cells}")
 
 
 def _interval(row: dict[str, Any], name: str, form: str) -> str:

@@ -70,7 +70,8 @@ def test_noise_is_the_variance_over_the_squared_mean() -> None:
     assert vine["noise"] == pytest.approx(0.5, rel=0.2)
     assert rloo["tokens_for_signal_low"] < 200 < rloo["tokens_for_signal_high"]
     assert vine["tokens_against_rloo_low"] < 0.5 < vine["tokens_against_rloo_high"] < 1.0
-    assert rloo["tokens_against_rloo"] == 1.0
+    assert vine["variance_against_rloo_low"] < 0.25 < vine["variance_against_rloo_high"] < 0.35
+    assert rloo["tokens_against_rloo"] == rloo["variance_against_rloo"] == 1.0
 
 
 def test_a_gradient_that_drowns_in_noise_has_no_figure() -> None:
