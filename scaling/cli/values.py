@@ -73,10 +73,8 @@ def _show(found: dict[str, Any]) -> None:
         cells = f"{_interval(row, 'mae', '.3f'):<21}  {_interval(row, 'ranked_rightly', '.2f'):<21}"
         print(f"{row['rollouts']:>8}  {cells}  {row['pairs']:>5}  {row['tokens_per_state']:,.0f}")
     print(
-        print(
-            f"{'advantage':<11}  {'tokens a group':>14}  {'noise':>6}  {'variance against rloo':<21}  "
-            f"{'tokens for a signal':<27}  tokens against rloo"
-        )
+        f"{'advantage':<11}  {'tokens a group':>14}  {'noise':>6}  {'variance against rloo':<21}  "
+        f"{'tokens for a signal':<27}  tokens against rloo"
     )
     for row in found["gradients"]:
         name = row["advantage"] + (f" K={row['rollouts']}" if row["rollouts"] else "")
