@@ -256,11 +256,12 @@ def _noise(found: Sequence[dict[tuple[str, int | None], tuple[Tensor, int]]]) ->
                 "variance": float(variance[-1]),
                 "signal": float(signal[-1]),
                 "noise": None if np.isnan(noise[-1]) else float(noise[-1]),
-                **_jackknife("tokens_for_signal", costs[method]),
-                **_jackknife("tokens_against_rloo", costs[method] - costs.get(rloo, nothing)),
-                **_jackknife("variance_against_rloo", variances[method] - variances.get(rloo, nothing)),
             }
         )
+    for method, row in zip(found[0], rows, strict=True):
+        row |= _jackknife("tokens_for_signal", costs[method])
+        row |= _jackknife("tokens_against_rloo", costs[method] - costs.get(rloo, nothing))
+        row |= _jackknife("variance_against_rloo", variances[method] - variances.get(rloo, nothing))
     return rows
 
 

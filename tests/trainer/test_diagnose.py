@@ -50,11 +50,13 @@ def test_candidates_are_ranked_where_their_true_values_surely_differ() -> None:
 
 
 def found(scale: float, tokens: int, groups: int = 400) -> list[Any]:
-    """Gradients of two numbers around (1, 0), each with variance `scale`²; RLOO's with variance 1, for 100 tokens."""
+    """Gradients of two numbers around (1, 0), by GRPO three times as large; each number of RLOO's has variance 1, of
+    VinePPO's `scale`²."""
     generator = torch.Generator().manual_seed(0)
     mean = torch.tensor([1.0, 0.0])
     return [
         {
+            ("grpo", None): (3 * mean + 3 * torch.randn(2, generator=generator), 100),
             ("rloo", None): (mean + torch.randn(2, generator=generator), 100),
             ("vineppo", 3): (mean + scale * torch.randn(2, generator=generator), tokens),
         }
@@ -63,7 +65,8 @@ def found(scale: float, tokens: int, groups: int = 400) -> list[Any]:
 
 
 def test_noise_is_the_variance_over_the_squared_mean() -> None:
-    rloo, vine = _noise(found(0.5, 200))
+    grpo, rloo, vine = _noise(found(0.5, 200))
+    assert grpo["tokens_against_rloo_low"] < 1.0 < grpo["tokens_against_rloo_high"]  # whatever its scale
     assert rloo["variance"] == pytest.approx(2.0, rel=0.15)
     assert rloo["signal"] == pytest.approx(1.0, rel=0.15)
     assert rloo["noise"] == pytest.approx(2.0, rel=0.2)
