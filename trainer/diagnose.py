@@ -259,9 +259,9 @@ def _noise(found: Sequence[dict[tuple[str, int | None], tuple[Tensor, int]]]) ->
             }
         )
     for method, row in zip(found[0], rows, strict=True):
-        row |= _jackknife("tokens_for_signal", costs[method])
-        row |= _jackknife("tokens_against_rloo", costs[method] - costs.get(rloo, nothing))
-        row |= _jackknife("variance_against_rloo", variances[method] - variances.get(rloo, nothing))
+        row.update(_jackknife("tokens_for_signal", costs[method]))
+        row.update(_jackknife("tokens_against_rloo", costs[method] - costs.get(rloo, nothing)))
+        row.update(_jackknife("variance_against_rloo", variances[method] - variances.get(rloo, nothing)))
     return rows
 
 
