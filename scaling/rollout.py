@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scaling.engines.base import Completion, Engine, Request
+from scaling.errors import UsageError
 from scaling.thinking import Chunk, Environment, Finish, Turn
 
 
@@ -70,9 +71,10 @@ def rollout(
     At most `concurrency` traces are in flight (all, unless given); one whose chunk ends goes straight back into the
     batch. `lengths[i]` fixes the response lengths of trace i, end-of-sequence tokens ignored: for measuring, or for
     replaying recorded lengths. `starts[i]` are chunks that trace i has behind it already; it goes on from there, and
-    holds new chunks alone. `numbers[i]` is what trace i is called among others that are sampled elsewhere: its index,
-    and its seed, so that where it is sampled makes no difference. `on_trace` sees each trace as it ends, `on_step` is
-    called after every engine step.
+    holds new chunks alone. If the last of them is `open`, the first new chunk is what its turn had left, after a
+    prompt that ends in what it said so far; `joined` puts the two together. `numbers[i]` is what trace i is called
+    among others that are sampled elsewhere: its index, and its seed, so that where it is sampled makes no difference.
+    `on_trace` sees each trace as it ends, `on_step` is called after every engine step.
     A request that the engine fails makes a failed trace, not a failed rollout. If anything raises, what is in
     flight is aborted first.
     """
@@ -86,7 +88,7 @@ def rollout(
     def advance(trace: Trace) -> bool:
         """Submits the trace's next chunk; False if it has ended."""
         before = starts[places[trace.index]] if starts is not None else ()
-        turn = environment.next(trace.query, [*before, *trace.chunks])
+        turn = _turn(environment, trace.query, joined(before, trace.chunks))
         done = len(trace.chunks)
         fixed = lengths[places[trace.index]] if lengths is not None else None
         if turn is None or (fixed is not None and done >= len(fixed)):
@@ -129,6 +131,24 @@ def rollout(
             engine.step()  # hands the aborted requests back
         raise
     return traces
+
+
+def joined(before: Sequence[Chunk], new: Sequence[Chunk]) -> list[Chunk]:
+    """What a trace had behind it and the chunks that it went on with as one trace, an `open` chunk made whole."""
+    if not (before and new and before[-1].finish == "open"):
+        return [*before, *new]
+    begun, ended = before[-1], new[0]
+    return [*before[:-1], Chunk(begun.prompt, begun.response + ended.response, ended.finish), *new[1:]]
+
+
+def _turn(environment: Environment, query: tuple[int, ...], chunks: list[Chunk]) -> Turn | None:
+    """The next turn, or the rest of the one whose chunk is open."""
+    if not (chunks and chunks[-1].finish == "open"):
+        return environment.next(query, chunks)
+    turn, said = environment.next(query, chunks[:-1]), chunks[-1].response
+    if turn is None or turn.prompt != chunks[-1].prompt or len(said) >= turn.max_tokens:
+        raise UsageError(f"an open chunk of {len(said)} tokens leaves nothing to say in its turn of {environment}")
+    return replace(turn, prompt=turn.prompt + said, max_tokens=turn.max_tokens - len(said))
 
 
 def _record(trace: Trace, turn: Turn, completion: Completion) -> None:

@@ -39,13 +39,14 @@ class Policy(Protocol):
 class Sample:
     """One chunk as a training example; raises `UsageError` if its parts do not fit together.
 
-    `behaviour`: natural log-probability of each response token under the distribution it was sampled from.
+    `advantage`: of the whole response, or one a token of it. `behaviour`: natural log-probability of each response
+    token under the distribution it was sampled from.
     `trace` says which chunks belong together; `thinking_tokens` is ℓ(τ), the response tokens of *all* its chunks.
     """
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
-    advantage: float
+    advantage: float | tuple[float, ...]
     behaviour: tuple[float, ...]
     trace: int
     thinking_tokens: int
@@ -57,8 +58,15 @@ class Sample:
             )
         if len(self.behaviour) != len(self.response):
             raise UsageError(f"{len(self.behaviour)} behaviour log-probabilities for {len(self.response)} tokens")
+        if len(self.advantages) != len(self.response):
+            raise UsageError(f"{len(self.advantages)} advantages for {len(self.response)} tokens")
         if self.thinking_tokens < len(self.response):
             raise UsageError(f"a trace of {self.thinking_tokens} thinking tokens cannot hold {len(self.response)}")
+
+    @property
+    def advantages(self) -> Sequence[float]:
+        """One a response token."""
+        return self.advantage if isinstance(self.advantage, tuple) else [self.advantage] * len(self.response)
 
     @property
     def input_tokens(self) -> int:
@@ -67,12 +75,15 @@ class Sample:
 
 
 def samples_from(
-    chunks: Sequence[Chunk], behaviour: Sequence[Sequence[float]], advantages: Sequence[float] | float, trace: int
+    chunks: Sequence[Chunk],
+    behaviour: Sequence[Sequence[float]],
+    advantages: Sequence[float | tuple[float, ...]] | float,
+    trace: int,
 ) -> list[Sample]:
     """The samples of one trace, in order; `behaviour[c][t]` belongs to `chunks[c].response[t]`.
 
-    One advantage for the whole trace (GRPO, RLOO) or one a chunk (VinePPO). Chunks without a response hold no action
-    and give no sample. Raises `UsageError` where the counts differ.
+    One advantage for the whole trace (GRPO, RLOO), or for each chunk one or a tuple with one a token (VinePPO).
+    Chunks without a response hold no action and give no sample. Raises `UsageError` where the counts differ.
     """
     each = list(advantages) if isinstance(advantages, Sequence) else [advantages] * len(chunks)
     if not len(chunks) == len(behaviour) == len(each):
@@ -126,7 +137,7 @@ class Batch:
             lengths=lengths,
             positions=torch.cat(predicted) + starts.repeat_interleave(responses),
             targets=torch.tensor([id for sample in samples for id in sample.response]),
-            advantages=each([sample.advantage for sample in samples]),
+            advantages=torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64),
             thinking_tokens=each([sample.thinking_tokens for sample in samples]),
             behaviour=torch.tensor([p for sample in samples for p in sample.behaviour], dtype=torch.float64),
         )

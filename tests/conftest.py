@@ -1,17 +1,23 @@
-"""What many tests share: rows as a measurement would make them, and the command line run in this process."""
+"""What many tests share: rows as a measurement would make them, the command line run in this process, small models
+and trainings."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from scaling.results import Row
+
+if TYPE_CHECKING:
+    from trainer.loop import Trainer
+    from trainer.recipe import Recipe
 
 settings.register_profile("steady", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("steady")
@@ -141,3 +147,44 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     Decoder.from_config(config, dtype=torch.float32, seed=0).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that half knows short walks."""
+    from scaling.decoder import Decoder
+    from scaling.tasks.walk import CONFIG, demonstrations
+    from trainer.supervised import batches, warm_start
+
+    path = tmp_path_factory.mktemp("models") / "taught"
+    policy = Decoder.from_config(CONFIG, seed=0)
+    shown = demonstrations(0, 48, 2, windows=0.0, slips=0.1)
+    warm_start(policy, batches(shown, 32), 150, 5e-3)
+    policy.save(path)
+    return path
+
+
+@pytest.fixture
+def small(taught: Path) -> Recipe:
+    """Walks of no step to two, in chunks so short that most need several."""
+    from trainer.recipes import recipe
+
+    sizes = ["task=walk:0-2", "problems=64", "context_size=8", "state_size=4", "thinking_budget=24", "warm_steps=0"]
+    return recipe("walk-delethink-cpu").override(
+        [*sizes, f"model={taught}", "steps=2", "queries=4", "group=6", "save_every=1", "replay_examples=4"]
+    )
+
+
+@pytest.fixture
+def start(tmp_path: Path, small: Recipe) -> Iterator[Callable[..., Trainer]]:
+    """`start(setting, …, recipe=…, out=…)`: a run that is set up but not trained."""
+    from trainer.loop import Trainer
+
+    with ExitStack() as stack:
+
+        def make(*settings: str, recipe: Recipe = small, out: Path = tmp_path / "run") -> Trainer:
+            trainer = Trainer.start(recipe.override(settings), out)
+            stack.callback(trainer.close)
+            return trainer
+
+        yield make

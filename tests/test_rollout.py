@@ -4,9 +4,9 @@ import pytest
 
 from scaling.decoder import Decoder
 from scaling.engines.local import LocalEngine
-from scaling.errors import MemoryLimitError
-from scaling.rollout import Sampling, rollout
-from scaling.thinking import Delethink, LongCoT
+from scaling.errors import MemoryLimitError, UsageError
+from scaling.rollout import Sampling, joined, rollout
+from scaling.thinking import Chunk, Delethink, LongCoT
 
 CONFIG = {
     "model_type": "llama",
@@ -127,3 +127,34 @@ def test_a_prefill_that_runs_out_of_memory_leaves_nothing_behind():
     local._forward.prefill = encode
     assert local.stats().kv_tokens == 0
     assert [t.thinking_tokens for t in rollout(local, LongCoT(5), queries(3))] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=str)
+def test_a_trace_goes_on_from_the_middle_of_a_chunk_as_if_it_had_never_stopped(environment):
+    greedy = Sampling(temperature=0.0)
+    [whole] = rollout(engine(), environment, queries(1), sampling=greedy)
+    last = whole.chunks[-1]
+    start = [*whole.chunks[:-1], Chunk(last.prompt, last.response[:3], "open")]
+    local = engine()
+    [rest] = rollout(local, environment, queries(1), sampling=greedy, starts=[start])
+    assert rest.response_lengths == [len(last.response) - 3]  # what the turn had left, and new tokens alone
+    assert len(rest.logprobs[0]) == len(last.response) - 3
+    assert local.stats().prefill_tokens == len(last.prompt) + 3
+    assert joined(start, rest.chunks) == whole.chunks
+
+
+def test_what_follows_an_open_chunk_carries_the_whole_of_it():
+    start = [Chunk((1, 2), (3, 4), "open")]
+    [rest] = rollout(engine(), Delethink(16, 8, 3, 3), [[1, 2]], starts=[start])
+    assert rest.response_lengths == [14, 8, 8]
+    assert rest.chunks[1].prompt == (1, 2, 3, 4, *rest.chunks[0].response[:1], *rest.chunks[0].response[-8:])
+
+
+@pytest.mark.parametrize(
+    "start",
+    [[Chunk((1, 2), (3,) * 9, "open")], [Chunk((1, 2), (3,), "stop"), Chunk((1, 2), (3,), "open")]],
+    ids=["a turn that is full", "a trace that has ended"],
+)
+def test_an_open_chunk_needs_a_turn_that_has_tokens_left(start):
+    with pytest.raises(UsageError, match="leaves nothing to say"):
+        rollout(engine(), LongCoT(9), [[1, 2]], starts=[start])

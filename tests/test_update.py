@@ -111,13 +111,17 @@ def longcot_group(rng: random.Random) -> list[list[Chunk]]:
 
 
 def training_samples(traces: Sequence[Sequence[Chunk]], rng: random.Random) -> list[Sample]:
+    """Traces with one advantage each, but the second with one a token."""
+    advantages: list[float | list[tuple[float, ...]]] = [-1.0, 1.3, 0.4, -0.2]
+    if len(traces) > 1:
+        advantages[1] = [tuple(rng.uniform(-2, 2) for _ in chunk.response) for chunk in traces[1]]
     return [
         sample
         for index, chunks in enumerate(traces)
         for sample in samples_from(
             chunks,
             [[rng.uniform(-4, -2) for _ in chunk.response] for chunk in chunks],
-            (-1.0, 1.3, 0.4, -0.2)[index],
+            advantages[index],
             trace=index,
         )
     ]
@@ -138,7 +142,8 @@ def plain_loss(
                 old = now.detach() if batch.old is None else batch.old[at]
                 ratio = torch.exp(now - old)
                 low, high = 1 - objective.clip_low, 1 + objective.clip_high
-                term = torch.min(ratio * sample.advantage, ratio.clamp(low, high) * sample.advantage)
+                advantage = sample.advantages[t]
+                term = torch.min(ratio * advantage, ratio.clamp(low, high) * advantage)
                 if objective.importance_cap is not None:
                     term = term * torch.exp(old - sample.behaviour[t]).clamp(max=objective.importance_cap)
                 if objective.kl:
@@ -409,7 +414,7 @@ def test_the_clip_is_wider_above_and_stops_the_gradient() -> None:
 
 def test_the_gradient_norm_is_clipped() -> None:
     rng = random.Random(0)
-    samples = [replace(sample, advantage=1e3 * sample.advantage) for sample in training_samples(group(rng), rng)]
+    samples = [replace(sample, advantage=1e3) for sample in training_samples(group(rng), rng)]
     model = Plain()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     metrics = update_step(model, torch.optim.SGD(model.parameters(), lr=1.0), pack(samples, 64))
@@ -465,6 +470,7 @@ CHUNK = Chunk((1,), (2, 3), "stop")
         (lambda: samples_from([CHUNK], [], 1.0, 0), "1 chunks got 0 lists of log-probabilities and 1 advantages"),
         (lambda: samples_from([CHUNK], [[0.0] * 2], [1.0, 2.0], 0), "1 lists of log-probabilities and 2 advantages"),
         (lambda: samples_from([CHUNK], [[0.0]], 1.0, 0), "1 behaviour log-probabilities for 2 tokens"),
+        (lambda: samples_from([CHUNK], [[0.0] * 2], [(1.0,)], 0), "1 advantages for 2 tokens"),
         (lambda: Sample((), (1,), 1.0, (0.0,), 0, 1), "needs a prompt and a response, got 0 and 1 tokens"),
         (lambda: Sample((1,), (2, 3), 1.0, (0.0, 0.0), 0, 1), "1 thinking tokens cannot hold 2"),
         (lambda: pack([], 0), "token budget 0 is not positive"),

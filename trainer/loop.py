@@ -17,17 +17,18 @@ from scaling.errors import ScalingError, StoreError, UsageError
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
 from scaling.results import Row, Store
-from scaling.rollout import Sampling, Trace, rollout
+from scaling.rollout import Sampling, Trace, joined, rollout
 from scaling.tasks.walk import CONFIG, demonstrations
 from scaling.thinking import Chunk
 from scaling.update import Batch, logprobs, logprobs_and_entropy, pack, samples_from, update_step
-from trainer import advantages
+from trainer import advantages, values
 from trainer.checkpoint import Progress, newest, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
 from trainer.problems import Questions, order, questions_of
 from trainer.ranks import Ranks, whole_weights
 from trainer.recipe import Recipe
 from trainer.supervised import batches, replay_loss, warm_start
+from trainer.values import Each
 
 REFERENCE = "reference"
 """Folder of the policy as it was before the first step, which a KL term compares with."""
@@ -93,13 +94,13 @@ class Trainer:
         return trainer
 
     @classmethod
-    def resume(cls, run: Path, changes: Sequence[str] = ()) -> Trainer:
-        """The run as its newest checkpoint left it; `changes` as of `Recipe.override`, such as more `steps`."""
+    def resume(cls, run: Path, changes: Sequence[str] = (), checkpoint: Path | None = None) -> Trainer:
+        """The run as its newest checkpoint, or another, left it; `changes` as of `Recipe.override`, as more `steps`."""
         manifest = Store.open(run).manifest
         if manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
         recipe = Recipe.from_json(manifest["recipe"]).override(changes)
-        checkpoint = newest(run)
+        checkpoint = checkpoint or newest(run)
         ranks = Ranks.join(_dtype(recipe))
         trainer = cls(recipe, run, Decoder.load(checkpoint, device=ranks.device), ranks, manifest)
         trainer._take_reference()
@@ -112,8 +113,8 @@ class Trainer:
         Raises `ScalingError`, saying where and which checkpoint is good, once a loss is not finite.
         """
         metrics = Metrics(self.run, self.done.step) if self.ranks.lead else None
-        store, self.engine = Store.open(self.run), self._engine()
-        self.sync(self.done.step)
+        store = Store.open(self.run)
+        self.open_engine()
         try:
             while self.done.step < self.recipe.steps:
                 try:
@@ -219,7 +220,7 @@ class Trainer:
             if trace.error is not None:
                 raise ScalingError(f"a rollout failed: {trace.error}")
             before = starts[trace.index] if starts is not None else ()
-            found.append((trace, self.reward(indices[trace.index], [*before, *trace.chunks])))
+            found.append((trace, self.reward(indices[trace.index], joined(before, trace.chunks))))
         return self.ranks.gather(found)
 
     def reward(self, index: int, chunks: Sequence[Chunk]) -> float:
@@ -228,42 +229,20 @@ class Trainer:
 
     def advantages(
         self, asked: Sequence[int], traces: Sequence[Trace], rewards: Sequence[float]
-    ) -> tuple[list[list[float]], int]:
-        """One advantage a chunk of every trace, and the tokens that other rollouts spent on finding them."""
+    ) -> tuple[list[list[Each]], int]:
+        """The advantages of every trace, chunk by chunk, and the tokens that other rollouts spent on finding them."""
         recipe = self.recipe
         if recipe.advantage == "vineppo":
-            return self.chunk_advantages(asked, traces, rewards)
+            return values.vineppo(self, asked, traces, rewards)
         compare = {"grpo": advantages.grpo, "rloo": advantages.rloo}[recipe.advantage]
         flat = [a for i in range(0, len(rewards), recipe.group) for a in compare(rewards[i : i + recipe.group])]
         return [[a] * len(trace.chunks) for a, trace in zip(flat, traces, strict=True)], 0
-
-    def chunk_advantages(
-        self, asked: Sequence[int], traces: Sequence[Trace], rewards: Sequence[float]
-    ) -> tuple[list[list[float]], int]:
-        """VinePPO with the mean reward of fresh rollouts as the value where a chunk starts; a query has one value."""
-        group, fresh = self.recipe.group, self.recipe.value_rollouts
-        starts: list[tuple[int, list[Chunk]]] = [(index, []) for index in asked]
-        places: list[list[int]] = []  # of each trace: where in `starts` its chunks start
-        for trace in traces:
-            query = trace.index // group
-            later = [(asked[query], trace.chunks[:c]) for c in range(1, len(trace.chunks))]
-            places.append([query, *range(len(starts), len(starts) + len(later))])
-            starts += later
-        repeated = [start for start in starts for _ in range(fresh)]
-        ends = self.sample([index for index, _ in repeated], round=1, starts=[before for _, before in repeated])
-        found = [reward for _, reward in ends]
-        values = [sum(found[i : i + fresh]) / fresh for i in range(0, len(found), fresh)]
-        each = [
-            advantages.vineppo([values[place] for place in places[trace.index]], reward)
-            for trace, reward in zip(traces, rewards, strict=True)
-        ]
-        return each, sum(trace.thinking_tokens for trace, _ in ends)
 
     def part(self, trace: Trace) -> int:
         """The minibatch of a trace: whole groups, as equal in number as they divide."""
         return (trace.index // self.recipe.group) * self.recipe.minibatches // self.recipe.queries
 
-    def samples(self, trace: Trace, each: Sequence[Sequence[float]]) -> list[Any]:
+    def samples(self, trace: Trace, each: Sequence[Sequence[Each]]) -> list[Any]:
         return list(samples_from(trace.chunks, trace.logprobs, each[trace.index], trace.index))
 
     def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
@@ -304,18 +283,19 @@ class Trainer:
     def close(self) -> None:
         self.questions.close()
 
-    def _engine(self) -> LocalEngine:
+    def open_engine(self) -> None:
         """Samples the policy's own parameters, so that an update needs no transfer, or a copy of sharded ones."""
         recipe, ranks = self.recipe, self.ranks
         model = self.policy
         if ranks.group is not None:
             model = Decoder.from_config(self.policy.config, dtype=_dtype(recipe), device=ranks.device)
-        return LocalEngine(
+        self.engine = LocalEngine(
             model,
             max_sequences=min(recipe.concurrency, -(-recipe.queries * recipe.group // ranks.world)),
             max_length=max(len(self.questions.query(i)) for i in range(len(self.questions))) + recipe.longest_thought,
             eos=self.questions.eos,
         )
+        self.sync(self.done.step)
 
     def _take_reference(self) -> None:
         if self.recipe.kl:

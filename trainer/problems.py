@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +36,10 @@ class Questions(Protocol):
         """0 to 1 for a finished trace, from the response tokens of each of its chunks."""
         ...
 
+    def step_ends(self, response: Sequence[int]) -> list[int]:
+        """How many of a response's tokens are said where each of its steps ends, in rising order."""
+        ...
+
     def save_tokenizer(self, directory: Path) -> None: ...
 
     def parameters(self) -> dict[str, Any]:
@@ -58,6 +65,11 @@ class WalkQuestions:
 
     def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
         return self.walk.reward(self._problems[index], [id for response in responses for id in response])
+
+    def step_ends(self, response: Sequence[int]) -> list[int]:
+        """After each comma."""
+        (comma,) = self.walk.tokenizer.encode(",")
+        return [said for said, id in enumerate(response, 1) if id == comma]
 
     def save_tokenizer(self, directory: Path) -> None:
         self.walk.tokenizer.save(directory)
@@ -85,6 +97,13 @@ class TextQuestions:
     def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
         answer = self.text.answer(responses)
         return self.task.score(self._problems[index], answer.text if answer else None)
+
+    def step_ends(self, response: Sequence[int]) -> list[int]:
+        """After the token that ends a blank line, or a run of them."""
+        pieces = [self.text.decode([id]) for id in response]
+        ends = list(itertools.accumulate(map(len, pieces)))
+        blank = re.finditer(r"\n\s*\n", "".join(pieces))
+        return sorted({bisect_left(ends, found.end()) + 1 for found in blank})
 
     def save_tokenizer(self, directory: Path) -> None:
         self.text.tokenizer.save_pretrained(directory)

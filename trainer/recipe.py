@@ -14,6 +14,7 @@ from scaling.update import Objective
 
 Advantage = Literal["grpo", "rloo", "vineppo"]
 Dtype = Literal["float32", "bfloat16"]
+ValueStates = Literal["chunk", "step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Recipe:
     directory. A step asks `queries` questions `group` times and makes `minibatches` updates, one pass over the data.
 
     `mode` delethink reads `context_size`, `state_size`, `iterations`, `head`; longcot reads `thinking_budget`.
-    `value_rollouts`: of vineppo, at each chunk boundary. `kl` weighs the divergence from the policy before the first
+    `value_rollouts`: of vineppo, at each of the `value_states`: where a chunk starts, or there and after every
+    `steps_per_value`-th step that ends inside it. `kl` weighs the divergence from the policy before the first
     step; `replay` weighs a supervised term on a task's demonstrations, which `warm_steps` of the same start with.
     `token_budget`: input tokens of a micro-batch. `checkpoint_activations`: compute them again in the backward pass.
     `dtype`: of sampling and arithmetic; weights and optimizer keep float32.
@@ -51,6 +53,8 @@ class Recipe:
     temperature: float = 0.6
     advantage: Advantage = "grpo"
     value_rollouts: int = 9
+    value_states: ValueStates = "chunk"
+    steps_per_value: int = 1
     learning_rate: float = 1e-6
     beta1: float = 0.9
     beta2: float = 0.999
@@ -79,6 +83,8 @@ class Recipe:
             raise unknown("advantage", self.advantage, get_args(Advantage))
         if self.dtype not in get_args(Dtype):
             raise unknown("dtype", self.dtype, get_args(Dtype))
+        if self.value_states not in get_args(ValueStates):
+            raise unknown("value_states", self.value_states, get_args(ValueStates))
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not positive; give at least 1, as in {name}=1")
@@ -146,7 +152,7 @@ class Recipe:
 _TYPES = get_type_hints(Recipe)
 _COUNTS = (
     *("problems", "steps", "queries", "group", "minibatches", "concurrency", "value_rollouts", "token_budget"),
-    *("save_every", "keep_checkpoints", "replay_examples", "warm_examples"),
+    *("steps_per_value", "save_every", "keep_checkpoints", "replay_examples", "warm_examples"),
 )
 _NOT_NEGATIVE = ["weight_decay", "clip_low", "clip_high", "kl", "replay", "warm_steps"]
 

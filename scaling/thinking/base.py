@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "open"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One prompt and the response sampled from it; `finish` is `stop` if the model ended it, else `length`."""
+    """One prompt and the response sampled from it; `finish` is `stop` if the model ended it, else `length`.
+
+    `open` is one that is not finished: a rollout may start from it (`scaling.rollout`), no environment sees it.
+    """
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
