@@ -11,60 +11,30 @@ import argparse
 import contextlib
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from studies.engine_speed import busy_seconds, one_line, spread, table
+from studies.engine_speed import one_line, spread, table
+from studies.trainer_adapters import PHASES, TRAINERS, Steps, Work
 
 WARM_UP = 2
-LEARNING_RATE = 1e-5
-PHASES = ("generation", "logprob", "update", "rest")
-PACKAGES = {"ours": ("torch", "thinking-cost"), "trl": ("torch", "trl", "transformers", "accelerate")}
 SCHEMA_VERSION = "1.0"
 
 METHOD = (
     "One checkpoint, the same prompts in the same order, one update a step on all its traces, float32, temperature 1, "
-    "AdamW at a constant rate, gradient norm at most 1, no reference model, no recomputed activations; responses of one "
-    "length, end-of-sequence tokens ignored. TRL: `generate` with its KV cache, one batch, loss `grpo`, nothing logged "
-    "or saved; ours: the recipe's defaults, its lines and rows written as always."
+    "AdamW at a constant rate, gradient norm at most 1, no reference model, activations kept for the gradient; "
+    "responses of one length, end-of-sequence tokens ignored. TRL: `generate` with its KV cache, one batch, loss "
+    "`grpo`, nothing logged or saved; ours: the recipe's defaults, its lines and rows written as always."
 )
 
 Sample = dict[str, Any]
 """One step of one trainer: `work`, `trainer`, `round` (warm-up below 1), its tokens and seconds."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A step: `queries` prompts of `prompt` tokens, `group` responses of `response` tokens to each."""
-
-    model: str
-    queries: int
-    group: int
-    prompt: int
-    response: int
-
-    @property
-    def traces(self) -> int:
-        return self.queries * self.group
-
-    @property
-    def label(self) -> str:
-        return f"{self.model}, {self.queries} × {self.group} traces of {self.prompt} + {self.response}"
-
-    def questions(self, count: int) -> list[str]:
-        """Questions for `count` steps, no two alike, each of `prompt` words that are tokens."""
-        dice = random.Random(str(self))
-        return [" ".join(str(dice.randrange(2, 1000)) for _ in range(self.prompt)) for _ in range(count * self.queries)]
 
 
 def works(quick: bool) -> list[Work]:
@@ -73,187 +43,8 @@ def works(quick: bool) -> list[Work]:
     return [Work("tiny", 8, 8, 64, 128), Work("tiny", 8, 8, 64, 512), Work("smollm2-135m", 2, 4, 64, 96)]
 
 
-def reward(response: Sequence[int]) -> float:
-    """0 to 1, by the tokens and without a meaning: a group whose rewards are all equal would train nothing."""
-    return zlib.crc32(bytes(str(list(response)), "ascii")) / 2**32
-
-
 # The process that trains: the first line of its input is the work, each further one lets it take a step; every line of
 # its output is an answer.
-
-
-class Steps:
-    """The steps that another process asks for, timed from asking to answering."""
-
-    def __init__(self, answers: TextIO) -> None:
-        self.answers = answers
-        self.counts = dict.fromkeys(("generated", "trained", "updates"), 0)
-        self.phases: dict[str, float] = {}
-
-    def say(self, **found: Any) -> None:
-        print(json.dumps(found), file=self.answers, flush=True)
-
-    def wait(self) -> None:
-        """Until the next step is asked for; ends the process once none will be."""
-        if not sys.stdin.readline():
-            raise SystemExit
-        self.counts, self.phases = dict.fromkeys(self.counts, 0), {}
-        self.busy, self.cpu, self.started = busy_seconds(), time.process_time(), time.perf_counter()
-
-    def done(self) -> None:
-        seconds, cpu = time.perf_counter() - self.started, time.process_time() - self.cpu
-        phases = dict.fromkeys(PHASES, 0.0) | self.phases
-        phases["rest"] = seconds - sum(self.phases.values())
-        other = max(busy_seconds() - self.busy - cpu, 0.0)
-        self.say(seconds=seconds, other_cpu_seconds=other, **phases, **self.counts)
-
-    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, its seconds counted to `phase`."""
-
-        def wrapped(*arguments: Any, **named: Any) -> Any:
-            started = time.perf_counter()
-            found = function(*arguments, **named)
-            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
-            return found
-
-        return wrapped
-
-
-def ours(work: Work, checkpoint: Path, total: int, steps: Steps) -> None:
-    from scaling.rollout import Trace
-    from scaling.thinking import Chunk
-    from trainer.loop import Trainer
-    from trainer.recipe import Recipe
-
-    class Counted(Trainer):
-        def reward(self, index: int, trace: Trace, chunks: Sequence[Chunk]) -> float:
-            steps.counts["generated"] += trace.thinking_tokens
-            return reward(chunks[0].response)
-
-        def samples(self, trace: Trace, each: Sequence[Sequence[float]]) -> list[Any]:
-            found = super().samples(trace, each)
-            steps.counts["trained"] += sum(len(sample.response) for sample in found)
-            return found
-
-    recipe = Recipe(
-        name="speed",
-        task=f"jsonl:{checkpoint / 'questions.jsonl'}",
-        model=str(checkpoint),
-        mode="longcot",
-        thinking_budget=work.response,
-        problems=total * work.queries,
-        steps=total,
-        queries=work.queries,
-        group=work.group,
-        minibatches=1,
-        temperature=1.0,
-        learning_rate=LEARNING_RATE,
-        checkpoint_activations=False,
-        save_every=total,
-    )
-    trainer = Counted.start(recipe, checkpoint.parent / "run")
-    trainer.questions.eos = ()
-
-    def on_step(line: dict[str, Any]) -> None:
-        steps.counts["updates"] = len(line["loss"])
-        for phase, ours in zip(PHASES, ("rollout", "logprob", "update"), strict=False):
-            steps.phases[phase] = line[f"{ours}_seconds"]
-        steps.done()
-        steps.wait()
-
-    steps.say(versions=versions("ours"))
-    steps.wait()
-    trainer.train(on_step)
-
-
-def trl(work: Work, checkpoint: Path, total: int, steps: Steps) -> None:
-    from datasets import Dataset
-    from transformers import AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-
-    from trainer.problems import order
-
-    questions = work.questions(total)
-    config = GRPOConfig(
-        output_dir=str(checkpoint.parent / "trl"),
-        model_init_kwargs={"dtype": "float32"},
-        per_device_train_batch_size=work.traces,
-        gradient_accumulation_steps=1,
-        num_generations=work.group,
-        max_completion_length=work.response,
-        max_steps=total,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        beta=0.0,
-        loss_type="grpo",
-        epsilon_high=0.26,
-        temperature=1.0,
-        top_k=0,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        shuffle_dataset=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-    def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        steps.counts["generated"] += sum(map(len, completion_ids))
-        return [reward(ids) for ids in completion_ids]
-
-    class Asked(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            steps.wait()
-
-        def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-            steps.counts["updates"] += 1
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            steps.phases["update"] = time.perf_counter() - prepared[-1]
-            steps.done()
-            steps.wait()
-
-    trainer: Any = GRPOTrainer(
-        model=str(checkpoint),
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=Dataset.from_list([{"prompt": questions[i]} for i in order(len(questions), 0, 0, len(questions))]),
-        processing_class=AutoTokenizer.from_pretrained(checkpoint),
-        callbacks=[Asked()],
-    )
-    # No token ends a response: neither `generate` nor the mask of the loss may know one.
-    trainer.generation_config.eos_token_id = trainer.model.generation_config.eos_token_id = None
-    trainer.eos_token_ids = [-1]
-    # Everything from here to the end of a step is loss, gradient and optimizer.
-    prepared: list[float] = []
-    prepare, compute_loss, score = trainer._prepare_inputs, trainer._compute_loss, trainer._get_per_token_logps_and_entropies
-
-    def prepare_inputs(batch: Any) -> Any:
-        found = prepare(batch)
-        prepared.append(time.perf_counter())
-        return found
-
-    def counted_loss(model: Any, inputs: Any) -> Any:
-        steps.counts["trained"] += int(inputs["completion_mask"].sum())
-        trainer._get_per_token_logps_and_entropies = score  # part of the update here
-        loss = compute_loss(model, inputs)
-        trainer._get_per_token_logps_and_entropies = steps.timed("logprob", score)
-        return loss
-
-    trainer._prepare_inputs, trainer._compute_loss = prepare_inputs, counted_loss
-    trainer._get_per_token_logps_and_entropies = steps.timed("logprob", score)
-    trainer._generate_single_turn = steps.timed("generation", trainer._generate_single_turn)
-    steps.say(versions=versions("trl"))
-    trainer.train()
-
-
-TRAINERS = {"ours": ours, "trl": trl}
-
-
-def versions(trainer: str) -> dict[str, str]:
-    return {package: metadata.version(package) for package in PACKAGES[trainer]}
 
 
 def serve(name: str) -> None:
@@ -290,7 +81,8 @@ class Worker:
         self.hello = self.ask(work=asdict(work), checkpoint=str(checkpoint), total=total)
 
     def ask(self, **fields: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # the missing answer says what became of the process
             print(json.dumps(fields), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
@@ -368,7 +160,8 @@ def save_checkpoint(work: Work, path: Path, steps: int) -> Path:
     model.save(path)
     words = Tokenizer(models.WordLevel({str(id): id for id in range(model.shape.vocabulary)}, unk_token="0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1").save_pretrained(path)
+    tokenizer: Any = PreTrainedTokenizerFast
+    tokenizer(tokenizer_object=words, pad_token="0", eos_token="1").save_pretrained(path)
     rows = [json.dumps({"question": text, "answer": "-"}) for text in work.questions(steps)]
     (path / "questions.jsonl").write_text("\n".join(rows) + "\n")
     return path
@@ -385,16 +178,16 @@ def page(record: dict[str, Any]) -> str:
     for work in dict.fromkeys(Work(**s["work"]) for s in record["samples"]):
         kept = {
             name: [
-                s
-                for s in record["samples"]
-                if s["work"] == asdict(work) and s["trainer"] == name and s["round"] > 0
+                s for s in record["samples"] if s["work"] == asdict(work) and s["trainer"] == name and s["round"] > 0
             ]
             for name in names
         }
         seconds = {name: [s["seconds"] for s in found] for name, found in kept.items()}
         ratios = [theirs / mine for theirs, mine in zip(seconds.get("trl", []), seconds["ours"], strict=False)]
         tokens = f"{work.traces * work.response:,}"
-        whole.append([work.label, tokens, *(spread(seconds[name]) for name in names), spread(ratios)])
+        whole.append(
+            [work.label, tokens, *(spread(seconds[name]) for name in names), *([spread(ratios)] if ratios else [])]
+        )
         for name in names:
             medians = [statistics.median(s[phase] for s in kept[name]) for phase in PHASES]
             parts.append([work.label, name, *(f"{median:.3f}" for median in medians)])
@@ -411,9 +204,9 @@ def page(record: dict[str, Any]) -> str:
         [
             table(trainers, ["trainer", "versions"]),
             facts,
-            "Seconds a step, median (range); the last column says how many times as long as ours TRL's step took, round "
-            "by round. Tokens are generated and trained on alike.",
-            table(whole, ["step", "tokens", *names, *(["trl ÷ ours"] if "trl" in names else [])]),
+            "Seconds a step, median (range); the last column says how many times as long as ours TRL's step took, "
+            "round by round. Tokens are generated and trained on alike.",
+            table(whole, ["step", "tokens", *names, *(["trl ÷ ours"] if len(names) > 1 else [])]),
             "Where the seconds go, medians:",
             table(parts, ["step", "trainer", *PHASES]),
         ]

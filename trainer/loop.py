@@ -19,7 +19,7 @@ from scaling.results import Store
 from scaling.rollout import Sampling, Trace, rollout
 from scaling.tasks.walk import CONFIG, demonstrations
 from scaling.thinking import Chunk
-from scaling.update import Batch, logprobs, logprobs_and_entropy, pack, samples_from, update_step
+from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
 from trainer import advantages
 from trainer.checkpoint import Progress, newest, restore, save
 from trainer.metrics import Metrics, Phases, rows_of, store_rows, utilisation
@@ -46,6 +46,7 @@ class Trainer:
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.done = Progress()
         self.fingerprint = store.manifest["fingerprint"]
@@ -135,30 +136,41 @@ class Trainer:
 
         # A trace whose advantages are all zero moves nothing, unless every trace is held to the reference.
         kept = [t for t in traces if recipe.kl or any(each[t.index])]
+        minibatches = [
+            [batch.to(self.device) for batch in pack(samples, recipe.token_budget)]
+            for part in range(recipe.minibatches)
+            if (samples := [s for t in kept if self.part(t) == part for s in self.samples(t, each)])
+        ]
+        gap: list[Tensor] = []
+        entropies: list[Tensor] = []
+
+        def observe(batch: Batch, old: Tensor, entropy: Tensor) -> None:
+            gap.append((old - batch.behaviour).abs())
+            entropies.append(entropy)
+
+        # The first update starts from the policy that `old` means, so its own pass gives it.
         with phases("logprob"):
-            minibatches = [
-                [self.score(b.to(self.device)) for b in pack(samples, recipe.token_budget)]
-                for part in range(recipe.minibatches)
-                if (samples := [s for t in kept if self.part(t) == part for s in self.samples(t, each)])
-            ]
-        scored = [batch for minibatch in minibatches for batch, _ in minibatch]
-        gap = [(batch.old - batch.behaviour).abs() for batch in scored if batch.old is not None]
+            minibatches[1:] = [[self.score(b, observe) for b in minibatch] for minibatch in minibatches[1:]]
+            if self.reference:
+                minibatches = [[self.refer(b) for b in minibatch] for minibatch in minibatches]
+        scored = {s.trace for minibatch in minibatches[0 if recipe.kl else 1 :] for b in minibatch for s in b.samples}
 
         updates: list[dict[str, float]] = []
         with phases("update"):
             for number, minibatch in enumerate(minibatches):
-                parts = {self.part(traces[s.trace]) for batch, _ in minibatch for s in batch.samples}
+                parts = {self.part(traces[s.trace]) for batch in minibatch for s in batch.samples}
                 updates.append(
                     update_step(
                         self.policy,
                         self.optimizer,
-                        [batch for batch, _ in minibatch],
+                        minibatch,
                         traces=sum(self.part(t) in parts for t in traces),
                         objective=recipe.objective,
                         temperature=recipe.temperature,
                         max_grad_norm=recipe.max_grad_norm,
                         checkpoint=recipe.checkpoint_activations,
                         beside=self.replay(step, number),
+                        observe=observe if number == 0 else None,
                     )
                 )
             if not all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters()):
@@ -167,7 +179,7 @@ class Trainer:
             self.engine.load_weights((), version=step)  # in place already: only the version moves on
 
         self.done = Progress(step, self.done.asked + recipe.queries)
-        rows = rows_of(recipe, self.policy.shape, self.fingerprint, step, traces, phases)
+        rows = rows_of(recipe, self.policy.shape, self.fingerprint, step, traces, phases, scored)
         store_rows(self.store, rows)
         tokens = [trace.thinking_tokens for trace in traces]
         groups = [rewards[i : i + recipe.group] for i in range(0, len(rewards), recipe.group)]
@@ -181,7 +193,7 @@ class Trainer:
             "longest_thinking_tokens": max(tokens),
             "chunks": sum(len(trace.chunks) for trace in traces) / len(traces),
             "value_tokens": value_tokens,
-            "entropy": _mean([entropy for minibatch in minibatches for _, entropy in minibatch]),
+            "entropy": _mean(entropies),
             "logprob_difference": max((float(g.max()) for g in gap), default=None),
             "mean_logprob_difference": _mean(gap),
             **{name: [update.get(name) for update in updates] for name in _PER_UPDATE},
@@ -259,13 +271,18 @@ class Trainer:
     def samples(self, trace: Trace, each: Sequence[Sequence[float]]) -> list[Any]:
         return list(samples_from(trace.chunks, trace.logprobs, each[trace.index], trace.index))
 
-    def score(self, batch: Batch) -> tuple[Batch, Tensor]:
-        """The batch with the log-probabilities of the policy before this step's updates, and entropies in nats."""
-        temperature = self.recipe.temperature
-        with torch.no_grad():
-            old, entropy = logprobs_and_entropy(self.policy, batch, temperature=temperature)
-            reference = logprobs(self.reference, batch, temperature=temperature) if self.reference else None
-        return replace(batch, old=old, reference=reference), entropy
+    @torch.no_grad()
+    def score(self, batch: Batch, observe: Observer) -> Batch:
+        """The batch with the log-probabilities of the policy before this step's updates."""
+        old, entropy = logprobs_and_entropy(self.policy, batch, temperature=self.recipe.temperature)
+        observe(batch, old, entropy)
+        return replace(batch, old=old)
+
+    @torch.no_grad()
+    def refer(self, batch: Batch) -> Batch:
+        """The batch with the log-probabilities of the policy that the KL term holds to."""
+        assert self.reference is not None
+        return replace(batch, reference=logprobs(self.reference, batch, temperature=self.recipe.temperature))
 
     def replay(self, step: int, minibatch: int) -> Callable[[], Tensor] | None:
         """The supervised term on the format, on demonstrations of its own for every update."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from scaling.predict import hardware
 from scaling.predict.shape import Shape
 from scaling.results import Phase, Row, Store
 from scaling.rollout import Trace
+from scaling.thinking import Segment
 from trainer.recipe import Recipe
 
 FILE = "metrics.jsonl"
@@ -52,16 +53,28 @@ class Phases:
 
 
 def rows_of(
-    recipe: Recipe, shape: Shape, fingerprint: dict[str, Any], step: int, traces: Sequence[Trace], phases: Phases
+    recipe: Recipe,
+    shape: Shape,
+    fingerprint: dict[str, Any],
+    step: int,
+    traces: Sequence[Trace],
+    phases: Phases,
+    scored: Collection[int],
 ) -> list[Row]:
-    """One row a phase, the step as its repeat; tokens and FLOPs are those of the traces as they really were."""
+    """One row a phase, the step as its repeat; tokens and FLOPs are those of the traces as they really were.
+
+    `scored`: indices of the traces that the phase `logprob` has passed through a model.
+    """
     environment = recipe.environment
     thought = sum(trace.thinking_tokens for trace in traces) / len(traces)
     prompt = round(sum(len(trace.query) for trace in traces) / len(traces))
-    segments = [s for t in traces for s in environment.schedule(len(t.query), t.response_lengths)]
+    each = {t.index: environment.schedule(len(t.query), t.response_lengths) for t in traces}
+    segments = [segment for found in each.values() for segment in found]
+    again = [segment for index in sorted(scored) for segment in each[index]]
+    passed: dict[Phase, list[Segment]] = {"rollout": segments, "logprob": again, "update": segments, "sync": []}
     flops = {
         "rollout": shape.rollout_flops(segments, FLOPS_CONVENTION),
-        "logprob": shape.logprob_flops(segments, FLOPS_CONVENTION),
+        "logprob": shape.logprob_flops(again, FLOPS_CONVENTION),
         "update": shape.update_flops(segments, FLOPS_CONVENTION, recompute=recipe.checkpoint_activations),
     }
     context = Context(shape, str(fingerprint["hardware"]["device"]), 1, fingerprint_id(fingerprint))
@@ -88,9 +101,9 @@ def rows_of(
         measured = Measurement(
             wall_seconds=seconds,
             elapsed_seconds=seconds,
-            processed_tokens=0 if phase == "sync" else sum(s.prefill + s.steps for s in segments),
-            actual_thinking_tokens=None if phase == "sync" else thought,
-            chunks=None if phase == "sync" else len(segments),
+            processed_tokens=sum(s.prefill + s.steps for s in passed[phase]),
+            actual_thinking_tokens=thought if passed[phase] else None,
+            chunks=len(passed[phase]) or None,
         )
         row = build_row(cell, step, recipe.seed, started, context, telemetry, measured)
         rows.append(replace(row, flops=flops.get(phase)))

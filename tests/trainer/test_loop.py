@@ -70,11 +70,26 @@ def test_each_phase_of_each_step_is_a_row(start: Start) -> None:
     assert (timed["status"] == "ok").all()
     assert (timed["method"] == "full").all()
     assert (timed["traces"] == 24).all()
-    assert (timed["flops"] > 0).all()
+    assert (timed[timed["phase"] != "logprob"]["flops"] > 0).all()
     (first,) = timed[(timed["repeat"] == 1) & (timed["phase"] == "rollout")].to_dict("records")
     line = read(trainer.run)[0]
     assert first["actual_thinking_tokens"] == pytest.approx(line["thinking_tokens"])
     assert first["wall_seconds"] == line["rollout_seconds"]
+
+
+def test_log_probabilities_are_computed_apart_only_for_what_a_later_update_needs(start: Start, tmp_path: Path) -> None:
+    flops = {}
+    for count in (1, 2, 4):
+        trainer = start("steps=1", f"minibatches={count}", out=tmp_path / str(count))
+        trainer.reward = lambda _, trace, __: float(trace.index)  # type: ignore[method-assign]
+        trainer.train()
+        rows = Store.open(trainer.run).frame().set_index("phase")
+        flops[count] = rows.loc["logprob", "flops"] / rows.loc["rollout", "flops"]
+        (line,) = read(trainer.run)
+        assert line["logprob_difference"] < 1e-4
+        assert line["entropy"] > 0
+    assert flops[1] == 0
+    assert 0 < flops[2] < flops[4] < 1
 
 
 def test_a_kl_term_holds_the_policy_to_where_it_started(start: Start) -> None:
