@@ -22,13 +22,17 @@ PACKAGES = {"ours": ("torch", "thinking-cost"), "trl": ("torch", "trl", "transfo
 
 @dataclass(frozen=True)
 class Work:
-    """A step: `queries` prompts of `prompt` tokens, `group` responses of `response` tokens to each."""
+    """A step: `queries` prompts of `prompt` tokens, `group` responses of `response` tokens to each.
+
+    The gradient of its one update is summed over `parts` equal micro-batches.
+    """
 
     model: str
     queries: int
     group: int
     prompt: int
     response: int
+    parts: int = 1
 
     @property
     def traces(self) -> int:
@@ -72,7 +76,7 @@ class Steps:
         phases = dict.fromkeys(PHASES, 0.0) | self.phases
         phases["rest"] = seconds - sum(self.phases.values())
         other = max(busy_seconds() - self.busy - cpu, 0.0)
-        self.say(seconds=seconds, other_cpu_seconds=other, **phases, **self.counts)
+        self.say(seconds=seconds, cpu_seconds=cpu, other_cpu_seconds=other, **phases, **self.counts)
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, its seconds counted to `phase`."""
@@ -117,6 +121,7 @@ def ours(work: Work, checkpoint: Path, total: int, steps: Steps) -> None:
         queries=work.queries,
         group=work.group,
         minibatches=1,
+        token_budget=work.traces // work.parts * (work.prompt + work.response - 1),
         temperature=1.0,
         learning_rate=LEARNING_RATE,
         checkpoint_activations=False,
@@ -148,8 +153,8 @@ def trl(work: Work, checkpoint: Path, total: int, steps: Steps) -> None:
     config = GRPOConfig(
         output_dir=str(checkpoint.parent / "trl"),
         model_init_kwargs={"dtype": "float32"},
-        per_device_train_batch_size=work.traces,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=work.traces // work.parts,
+        gradient_accumulation_steps=work.parts,
         num_generations=work.group,
         max_completion_length=work.response,
         max_steps=total,
@@ -182,7 +187,8 @@ def trl(work: Work, checkpoint: Path, total: int, steps: Steps) -> None:
             steps.counts["updates"] += 1
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            steps.phases["update"] = time.perf_counter() - prepared[-1]
+            steps.phases["update"] = time.perf_counter() - prepared[0]
+            prepared.clear()
             steps.done()
             steps.wait()
 

@@ -27,10 +27,10 @@ WARM_UP = 2
 SCHEMA_VERSION = "1.0"
 
 METHOD = (
-    "One checkpoint, the same prompts in the same order, one update a step on all its traces, float32, temperature 1, "
-    "AdamW at a constant rate, gradient norm at most 1, no reference model, activations kept for the gradient; "
-    "responses of one length, end-of-sequence tokens ignored. TRL: `generate` with its KV cache, one batch, loss "
-    "`grpo`, nothing logged or saved; ours: the recipe's defaults, its lines and rows written as always."
+    "One checkpoint, the same prompts in the same order, one update a step on all its traces in micro-batches of the "
+    "same size, float32, temperature 1, AdamW at a constant rate, gradient norm at most 1, no reference model, "
+    "activations kept for the gradient; responses of one length, end-of-sequence tokens ignored. TRL: `generate` with "
+    "its KV cache, loss `grpo`, nothing logged or saved; ours: the recipe's defaults, lines and rows written as always."
 )
 
 Sample = dict[str, Any]
@@ -39,8 +39,12 @@ Sample = dict[str, Any]
 
 def works(quick: bool) -> list[Work]:
     if quick:
-        return [Work("tiny", 2, 2, 8, 12)]
-    return [Work("tiny", 8, 8, 64, 128), Work("tiny", 8, 8, 64, 512), Work("smollm2-135m", 2, 4, 64, 96)]
+        return [Work("tiny", 2, 2, 8, 12, parts=2)]
+    return [
+        Work("tiny", 8, 8, 64, 128, parts=4),
+        Work("tiny", 4, 8, 64, 512, parts=4),
+        Work("smollm2-135m", 2, 4, 64, 64),
+    ]
 
 
 # The process that trains: the first line of its input is the work, each further one lets it take a step; every line of
@@ -189,7 +193,7 @@ def page(record: dict[str, Any]) -> str:
             [work.label, tokens, *(spread(seconds[name]) for name in names), *([spread(ratios)] if ratios else [])]
         )
         for name in names:
-            medians = [statistics.median(s[phase] for s in kept[name]) for phase in PHASES]
+            medians = [statistics.median(s[part] for s in kept[name]) for part in (*PHASES, "cpu_seconds")]
             parts.append([work.label, name, *(f"{median:.3f}" for median in medians)])
     trainers = [
         [name, ", ".join(f"{k} {v}" for k, v in hello["versions"].items()) if "versions" in hello else hello["absent"]]
@@ -207,8 +211,8 @@ def page(record: dict[str, Any]) -> str:
             "Seconds a step, median (range); the last column says how many times as long as ours TRL's step took, "
             "round by round. Tokens are generated and trained on alike.",
             table(whole, ["step", "tokens", *names, *(["trl ÷ ours"] if len(names) > 1 else [])]),
-            "Where the seconds go, medians:",
-            table(parts, ["step", "trainer", *PHASES]),
+            "Where the seconds go, and the processor seconds of the whole step, medians:",
+            table(parts, ["step", "trainer", *PHASES, "processor"]),
         ]
     )
 
@@ -217,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(prog="python -m studies.trainer_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=processors, help="OpenMP threads (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="measured steps of each trainer (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured steps of each trainer (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only steps with TEXT in their label, as 'tiny'")
     parser.add_argument("--quick", action="store_true", help="a few tokens of the tiny model, to see that all works")
     parser.add_argument("--out", type=Path, help="every raw time as JSON here, and the tables beside it as Markdown")
