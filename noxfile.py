@@ -62,6 +62,14 @@ def engine_speed(session: nox.Session) -> None:
     session.run("python", "-m", "studies.engine_speed", *session.posargs)
 
 
+@nox.session(name="trainer-speed")
+def trainer_speed(session: nox.Session) -> None:
+    """A training step of ours beside one of TRL's `GRPOTrainer`, which this environment alone installs."""
+    install(session)
+    session.install("-c", "constraints.txt", "trl>=1.16", "datasets", "accelerate")
+    session.run("python", "-m", "studies.trainer_speed", *session.posargs)
+
+
 @nox.session
 def vllm(session: nox.Session) -> None:
     """vLLM on the checkpoints that training writes, at the versions of torch and transformers that it takes."""

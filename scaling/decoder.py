@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from scaling.errors import CheckpointError
 from scaling.files import appearing
+from scaling.linear import Linear, linear
 from scaling.models import read_json
 from scaling.predict.shape import Shape
 from scaling.rope import Rope, rotate
@@ -40,10 +41,10 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.q_proj = nn.Linear(shape.hidden, shape.query_width, bias=shape.qkv_bias)
-        self.k_proj = nn.Linear(shape.hidden, shape.kv_width, bias=shape.qkv_bias)
-        self.v_proj = nn.Linear(shape.hidden, shape.kv_width, bias=shape.qkv_bias)
-        self.o_proj = nn.Linear(shape.query_width, shape.hidden, bias=shape.output_bias)
+        self.q_proj = Linear(shape.hidden, shape.query_width, bias=shape.qkv_bias)
+        self.k_proj = Linear(shape.hidden, shape.kv_width, bias=shape.qkv_bias)
+        self.v_proj = Linear(shape.hidden, shape.kv_width, bias=shape.qkv_bias)
+        self.o_proj = Linear(shape.query_width, shape.hidden, bias=shape.output_bias)
         if shape.qk_norm:
             self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps)
             self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps)
@@ -63,9 +64,9 @@ class MLP(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.hidden, shape.intermediate, bias=shape.mlp_bias)
-        self.up_proj = nn.Linear(shape.hidden, shape.intermediate, bias=shape.mlp_bias)
-        self.down_proj = nn.Linear(shape.intermediate, shape.hidden, bias=shape.mlp_bias)
+        self.gate_proj = Linear(shape.hidden, shape.intermediate, bias=shape.mlp_bias)
+        self.up_proj = Linear(shape.hidden, shape.intermediate, bias=shape.mlp_bias)
+        self.down_proj = Linear(shape.intermediate, shape.hidden, bias=shape.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -110,7 +111,7 @@ class Decoder(nn.Module):
         self.rope = Rope(config, self.shape)
         self.model = Body(self.shape)
         if not self.shape.tied:
-            self.lm_head = nn.Linear(self.shape.hidden, self.shape.vocabulary, bias=False)
+            self.lm_head = Linear(self.shape.hidden, self.shape.vocabulary, bias=False)
 
     @classmethod
     def from_config(
@@ -219,7 +220,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary] of hidden states [..., hidden]."""
-        return F.linear(hidden, self.head)
+        return linear(hidden, self.head)
 
 
 def _require_runnable(config: Mapping[str, Any], shape: Shape) -> None:

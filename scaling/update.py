@@ -190,8 +190,8 @@ def logprobs(
     """Natural log-probabilities [R] of the batch's response tokens, in float32 at least.
 
     Only positions that predict a response token go through the LM head, as many at once as `slice_bytes` admits;
-    the backward pass computes each slice again, so [tokens × vocabulary] never exists. `checkpoint` does the same
-    for the activations of the model's layers. `temperature` is the one the response was sampled with.
+    the backward pass computes each of several slices again, so [tokens × vocabulary] never exists. `checkpoint` does
+    the same for the activations of the model's layers. `temperature` is the one the response was sampled with.
     """
     return _score(model, batch, temperature, slice_bytes, checkpoint, entropy=False)[0]
 
@@ -215,6 +215,8 @@ def _score(
         raise UsageError(f"temperature {temperature} is not positive: greedy tokens have no log-probability to train")
     hidden = model.hidden(batch.tokens, batch.lengths, checkpoint)[batch.positions]
     rows = _slice_tokens(model, hidden, slice_bytes)
+    if len(hidden) <= rows:  # the only slice there is: to keep it takes no more memory than to make it again
+        return _score_slice(model, hidden, batch.targets, temperature, entropy)
     scored = [
         recompute(
             _score_slice, model, part, targets, temperature, entropy, use_reentrant=False, preserve_rng_state=False
@@ -310,6 +312,10 @@ def _k3(log_ratio: Tensor) -> Tensor:
     return log_ratio.expm1() - log_ratio
 
 
+Observer = Callable[[Batch, Tensor, Tensor], None]
+"""Sees a micro-batch, the log-probabilities [R] that an update starts from, and the entropies [R] as `_and_entropy`."""
+
+
 def backward(
     model: Policy,
     batch: Batch,
@@ -319,12 +325,15 @@ def backward(
     temperature: float = 1.0,
     slice_bytes: int = SLICE_BYTES,
     checkpoint: bool = True,
+    observe: Observer | None = None,
 ) -> dict[str, Tensor]:
     """Adds one micro-batch's share of the gradient; returns its `loss` and the sums of `policy_loss`, on the device.
 
     A batch without `old` is on-policy: its own log-probabilities stand for them, and every ratio is 1.
     """
-    scored = logprobs(model, batch, temperature=temperature, slice_bytes=slice_bytes, checkpoint=checkpoint)
+    scored, entropy = _score(model, batch, temperature, slice_bytes, checkpoint, entropy=observe is not None)
+    if observe is not None:
+        observe(batch, scored.detach(), entropy)
     loss, sums = policy_loss(
         scored,
         scored.detach() if batch.old is None else batch.old,
@@ -351,6 +360,7 @@ def update_step(
     slice_bytes: int = SLICE_BYTES,
     checkpoint: bool = True,
     beside: Callable[[], Tensor] | None = None,
+    observe: Observer | None = None,
     ranks: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
     """One optimizer step on all micro-batches together, gradient norm clipped; what it did, as plain numbers.
@@ -379,6 +389,7 @@ def update_step(
             temperature=temperature,
             slice_bytes=slice_bytes,
             checkpoint=checkpoint,
+            observe=observe,
         )
         for batch in batches
     ]

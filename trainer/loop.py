@@ -16,11 +16,11 @@ from scaling.engines.local import LocalEngine
 from scaling.errors import ScalingError, StoreError, UsageError
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
-from scaling.results import Row, Store
+from scaling.results import Phase, Row, Store
 from scaling.rollout import Sampling, Trace, joined, rollout
 from scaling.tasks.walk import CONFIG, demonstrations
 from scaling.thinking import Chunk
-from scaling.update import Batch, logprobs, logprobs_and_entropy, pack, samples_from, update_step
+from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
 from trainer import advantages, values
 from trainer.checkpoint import Progress, newest, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
@@ -55,6 +55,7 @@ class Trainer:
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.reference: Decoder | None = None
         self.done = Progress()
@@ -146,13 +147,23 @@ class Trainer:
 
         # A trace whose advantages are all zero moves nothing, unless every trace is held to the reference.
         kept = [t for t in traces if recipe.kl or any(each[t.index])]
+        minibatches = {
+            part: [batch.to(self.ranks.device) for batch in self.share(pack(samples, recipe.token_budget))]
+            for part in range(recipe.minibatches)
+            if (samples := [s for t in kept if self.part(t) == part for s in self.samples(t, each)])
+        }
+        scores: list[Score] = []
+
+        def observe(batch: Batch, old: Tensor, entropy: Tensor) -> None:
+            scores.append(Score.of(batch, old, entropy))
+
+        # The first update starts from the policy that `old` means, so its own pass gives it.
+        later = list(minibatches)[1:]
         with phases("logprob"):
-            minibatches = {
-                part: [self.score(batch) for batch in self.share(pack(samples, recipe.token_budget))]
-                for part in range(recipe.minibatches)
-                if (samples := [s for t in kept if self.part(t) == part for s in self.samples(t, each)])
-            }
-            scores = self.ranks.gather([score for minibatch in minibatches.values() for _, score in minibatch])
+            for part in later:
+                minibatches[part] = [self.score(batch, observe) for batch in minibatches[part]]
+            if self.reference:
+                minibatches = {part: [self.refer(batch) for batch in some] for part, some in minibatches.items()}
 
         updates: list[dict[str, float]] = []
         with phases("update"):
@@ -161,13 +172,14 @@ class Trainer:
                     update_step(
                         self.policy,
                         self.optimizer,
-                        [batch for batch, _ in minibatch],
+                        minibatch,
                         traces=sum(self.part(t) == part for t in traces),
                         objective=recipe.objective,
                         temperature=recipe.temperature,
                         max_grad_norm=recipe.max_grad_norm,
                         checkpoint=recipe.checkpoint_activations,
                         beside=self.replay(step, len(updates)),
+                        observe=None if part in later else observe,
                         ranks=self.ranks.group,
                     )
                 )
@@ -178,7 +190,9 @@ class Trainer:
             self.sync(step)
 
         self.done = Progress(step, self.done.asked + recipe.queries)
-        rows = rows_of(recipe, self.policy.shape, self.fingerprint, self.ranks.world, step, traces, kept, phases)
+        scored = [t for t in kept if self.part(t) in later] + (kept if self.reference else [])
+        passed: dict[Phase, list[Trace]] = {"rollout": traces, "logprob": scored, "update": kept, "sync": []}
+        rows = rows_of(recipe, self.policy.shape, self.fingerprint, self.ranks.world, step, phases, passed)
         tokens = [trace.thinking_tokens for trace in traces]
         groups = [rewards[i : i + recipe.group] for i in range(0, len(rewards), recipe.group)]
         line = {
@@ -191,7 +205,7 @@ class Trainer:
             "longest_thinking_tokens": max(tokens),
             "chunks": sum(len(trace.chunks) for trace in traces) / len(traces),
             "value_tokens": value_tokens,
-            **summary(scores),
+            **summary(self.ranks.gather(scores)),
             **{name: [update.get(name) for update in updates] for name in _PER_UPDATE},
             "tokens_per_second": (sum(tokens) + value_tokens) / phases.seconds["rollout"],
             **{f"{phase}_seconds": seconds for phase, seconds in phases.seconds.items()},
@@ -250,14 +264,18 @@ class Trainer:
         lacking = -len(batches) % self.ranks.world
         return self.ranks.share([*batches, *[batches[-1].blank()] * lacking])
 
-    def score(self, batch: Batch) -> tuple[Batch, Score]:
-        """The batch with the log-probabilities of the policy before this step's updates, and what they tell."""
-        batch, temperature = batch.to(self.ranks.device), self.recipe.temperature
-        with torch.no_grad():
-            old, entropy = logprobs_and_entropy(self.policy, batch, temperature=temperature)
-            reference = logprobs(self.reference, batch, temperature=temperature) if self.reference else None
-        scored = replace(batch, old=old, reference=reference)
-        return scored, Score.of(scored, entropy)
+    @torch.no_grad()
+    def score(self, batch: Batch, observe: Observer) -> Batch:
+        """The batch with the log-probabilities of the policy before this step's updates."""
+        old, entropy = logprobs_and_entropy(self.policy, batch, temperature=self.recipe.temperature)
+        observe(batch, old, entropy)
+        return replace(batch, old=old)
+
+    @torch.no_grad()
+    def refer(self, batch: Batch) -> Batch:
+        """The batch with the log-probabilities of the policy that the KL term holds to."""
+        assert self.reference is not None
+        return replace(batch, reference=logprobs(self.reference, batch, temperature=self.recipe.temperature))
 
     def sync(self, version: int) -> None:
         """Hands the weights to the engine, which samples the policy's own where they are not sharded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,10 +64,10 @@ class Score:
     largest_difference: float = 0.0
 
     @classmethod
-    def of(cls, batch: Batch, entropy: Tensor) -> Score:
-        if not batch.counted or batch.old is None:
+    def of(cls, batch: Batch, old: Tensor, entropy: Tensor) -> Score:
+        if not batch.counted:
             return cls()
-        gap = (batch.old - batch.behaviour).abs()
+        gap = (old - batch.behaviour).abs()
         return cls(len(gap), float(entropy.double().sum()), float(gap.sum()), float(gap.max()))
 
 
@@ -87,24 +87,25 @@ def rows_of(
     fingerprint: dict[str, Any],
     devices: int,
     step: int,
-    traces: Sequence[Trace],
-    trained: Sequence[Trace],
     phases: Phases,
+    passed: Mapping[Phase, Sequence[Trace]],
 ) -> list[Row]:
     """One row a phase, the step as its repeat; tokens and FLOPs are those of the traces as they really were.
 
-    Of log-probabilities and update, FLOPs and processed tokens are of the `trained` traces: no other went through them.
+    `passed`: the traces that each phase put through a model, one as often as it did; what values took is not in it.
+    Rows are of the traces that were rolled out, whatever became of them.
     """
-    environment = recipe.environment
+    environment, traces = recipe.environment, passed["rollout"]
     thought = sum(trace.thinking_tokens for trace in traces) / len(traces)
     prompt = round(sum(len(trace.query) for trace in traces) / len(traces))
-    segments, learned = (
-        [s for t in some for s in environment.schedule(len(t.query), t.response_lengths)] for some in (traces, trained)
-    )
+    segments = {
+        phase: [s for t in some for s in environment.schedule(len(t.query), t.response_lengths)]
+        for phase, some in passed.items()
+    }
     flops = {
-        "rollout": shape.rollout_flops(segments, FLOPS_CONVENTION),
-        "logprob": shape.logprob_flops(learned, FLOPS_CONVENTION),
-        "update": shape.update_flops(learned, FLOPS_CONVENTION, recompute=recipe.checkpoint_activations),
+        "rollout": shape.rollout_flops(segments["rollout"], FLOPS_CONVENTION),
+        "logprob": shape.logprob_flops(segments["logprob"], FLOPS_CONVENTION),
+        "update": shape.update_flops(segments["update"], FLOPS_CONVENTION, recompute=recipe.checkpoint_activations),
     }
     context = Context(shape, str(fingerprint["hardware"]["device"]), devices, fingerprint_id(fingerprint))
     rows = []
@@ -127,13 +128,12 @@ def rows_of(
             traces=len(traces),
             method="full",
         )
-        processed = {"rollout": segments, "sync": []}.get(phase, learned)
         measured = Measurement(
             wall_seconds=seconds,
             elapsed_seconds=seconds,
-            processed_tokens=sum(s.prefill + s.steps for s in processed),
+            processed_tokens=sum(s.prefill + s.steps for s in segments[phase]),
             actual_thinking_tokens=None if phase == "sync" else thought,
-            chunks=None if phase == "sync" else len(segments),
+            chunks=None if phase == "sync" else len(segments["rollout"]),
         )
         row = build_row(cell, step, recipe.seed, started, context, telemetry, measured)
         rows.append(replace(row, flops=flops.get(phase), data_parallel=devices))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from scaling.decoder import Decoder, Layer, causal_attention
 from scaling.engines.kv import Context, PagedKV, Plan
+from scaling.linear import linear
 from scaling.rope import rotate
 
-_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _MLP_TOKENS = 4096  # a long prompt goes through the MLP in slices of so many tokens, which bounds its activations
 
 
@@ -102,14 +102,6 @@ class Forward:
         gate, up = linear(x, fused.gate_up, fused.gate_up_bias).chunk(2, -1)
         down = fused.layer.mlp.down_proj
         return linear(F.silu(gate) * up, down.weight, down.bias)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`; in float32 on a CPU through oneDNN, which reads weights two to four times faster at few rows."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and _ONEDNN:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
-    return F.linear(x, weight, bias)
 
 
 def _fuse(parts: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:

@@ -33,8 +33,8 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     import torch
     from torch.nn import functional
 
-    from scaling.engines.forward import linear
     from scaling.engines.kv import PAGE_TOKENS
+    from scaling.linear import linear
 
     if dtype not in DTYPE_BYTES:
         raise unknown("dtype", dtype, DTYPE_BYTES)

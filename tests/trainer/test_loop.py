@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count as count_up
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,32 @@ def test_each_phase_of_each_step_is_a_row(start: Start) -> None:
     assert (timed[timed["phase"] == "rollout"]["flops"] > 0).all()
     learned = {line["step"]: bool(line["clip_fraction"]) for line in read(trainer.run)}
     assert set(learned.values()) == {True, False}  # a step of equal rewards alone computes nothing but rollouts
-    for row in timed[timed["phase"] != "rollout"].to_dict("records"):
+    for row in timed[timed["phase"] == "update"].to_dict("records"):
         assert (row["flops"] > 0) == (row["processed_tokens"] > 0) == learned[row["repeat"]]
     (first,) = timed[(timed["repeat"] == 1) & (timed["phase"] == "rollout")].to_dict("records")
     line = read(trainer.run)[0]
     assert first["actual_thinking_tokens"] == pytest.approx(line["thinking_tokens"])
     assert first["wall_seconds"] == line["rollout_seconds"]
+
+
+def different(_: int, __: Sequence[Chunk], numbers: Iterator[int] = count_up()) -> float:  # noqa: B008 - shared
+    """A reward that no two traces have."""
+    return float(next(numbers))
+
+
+def test_log_probabilities_are_computed_apart_only_for_what_a_later_update_needs(start: Start, tmp_path: Path) -> None:
+    flops = {}
+    for count in (1, 2, 4):
+        trainer = start("steps=1", f"minibatches={count}", out=tmp_path / str(count))
+        trainer.reward = different  # type: ignore[method-assign]
+        trainer.train()
+        rows = Store.open(trainer.run).frame().set_index("phase")
+        flops[count] = rows.loc["logprob", "flops"] / rows.loc["rollout", "flops"]
+        (line,) = read(trainer.run)
+        assert line["logprob_difference"] < 1e-4
+        assert line["entropy"] > 0
+    assert flops[1] == 0
+    assert 0 < flops[2] < flops[4] < 1
 
 
 def test_a_kl_term_holds_the_policy_to_where_it_started(start: Start) -> None:
