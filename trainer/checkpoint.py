@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scaling.decoder import Decoder
-from scaling.errors import CheckpointError, StoreError
+from scaling.errors import CheckpointError, StoreError, first_line
 from scaling.files import publish
 from scaling.models import read_json
 from scaling.results import SCHEMA_VERSION
@@ -69,13 +69,18 @@ def save(
         progress = {"schema_version": SCHEMA_VERSION, "step": done.step, "asked": done.asked}
         (pending / "trainer" / STATE).write_text(json.dumps(progress) + "\n")
         publish(pending, path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; earlier checkpoints are whole") from None
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(path, error, "earlier checkpoints are whole") from None
     finally:
         shutil.rmtree(pending, ignore_errors=True)
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return path
+
+
+def cannot_write(path: Path, error: Exception, rest: str) -> StoreError:
+    """Of a full disk, a limit, a directory that is not ours; safetensors has an error of its own for them."""
+    return StoreError(f"cannot write {path}: {getattr(error, 'strerror', None) or first_line(error)}; {rest}")
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -22,7 +23,7 @@ from scaling.tasks.walk import CONFIG, demonstrations
 from scaling.thinking import Chunk
 from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
 from trainer import advantages, values
-from trainer.checkpoint import Progress, newest, restore, save
+from trainer.checkpoint import Progress, cannot_write, newest, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
 from trainer.problems import Questions, order, questions_of
 from trainer.ranks import Ranks, whole_weights
@@ -46,9 +47,16 @@ class Trainer:
     Under `torchrun` there is one on every rank, and all call the same methods; the lead alone writes and reports.
     """
 
-    def __init__(self, recipe: Recipe, run: Path, policy: Decoder, ranks: Ranks, manifest: Mapping[str, Any]) -> None:
-        self.recipe, self.run, self.policy, self.ranks = recipe, run, policy, ranks
-        self.questions = _questions(recipe)
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        policy: Decoder,
+        questions: Questions,
+        ranks: Ranks,
+        manifest: Mapping[str, Any],
+    ) -> None:
+        self.recipe, self.run, self.policy, self.questions, self.ranks = recipe, run, policy, questions, ranks
         ranks.shard(policy, _dtype(recipe))
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
@@ -82,14 +90,16 @@ class Trainer:
             "fingerprint": fingerprint(),
             "ranks": ranks.world,
         }
-        questions.close()
         if ranks.lead:
             Store.create(run, manifest)
             if recipe.warm_steps:
                 teach(policy, recipe, on_warm)
             if recipe.kl:
-                policy.save(run / REFERENCE)
-        trainer = cls(recipe, run, policy, ranks, manifest)
+                try:
+                    policy.save(run / REFERENCE)
+                except (OSError, SafetensorError) as error:
+                    raise cannot_write(run / REFERENCE, error, "the run has not begun") from None
+        trainer = cls(recipe, run, policy, questions, ranks, manifest)
         trainer._take_reference()
         trainer.save()
         return trainer
@@ -100,10 +110,16 @@ class Trainer:
         manifest = Store.open(run).manifest
         if manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
-        recipe = Recipe.from_json(manifest["recipe"]).override(changes)
+        recipe = Recipe.from_json(manifest.get("recipe", {})).override(changes)
         checkpoint = checkpoint or newest(run)
+        questions = _questions(recipe)
+        if questions.parameters() != manifest.get("task"):
+            raise UsageError(
+                f"{run} was begun with other problems than {recipe.task!r} gives now; start a run that goes on from "
+                f"its weights: scaling train RECIPE model={checkpoint}"
+            )
         ranks = Ranks.join(_dtype(recipe))
-        trainer = cls(recipe, run, Decoder.load(checkpoint, device=ranks.device), ranks, manifest)
+        trainer = cls(recipe, run, Decoder.load(checkpoint, device=ranks.device), questions, ranks, manifest)
         trainer._take_reference()
         trainer.done = restore(checkpoint, trainer.policy, trainer.optimizer)
         return trainer
@@ -138,6 +154,7 @@ class Trainer:
         """One step of the algorithm; returns its line of metrics, and its phases as rows."""
         recipe, step = self.recipe, self.done.step + 1
         phases = Phases(self.ranks.device)
+        self.questions.unjudged = 0
 
         asked = order(len(self.questions), recipe.seed, self.done.asked, recipe.queries)
         with phases("rollout"):
@@ -198,6 +215,7 @@ class Trainer:
         line = {
             "step": step,
             "reward": sum(rewards) / len(rewards),
+            "unjudged": sum(self.ranks.gather([self.questions.unjudged])),
             "finished": sum(_finished(trace.chunks) for trace in traces) / len(traces),
             "equal_groups": sum(len(set(group)) == 1 for group in groups),
             "groups": len(groups),

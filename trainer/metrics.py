@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaling.errors import UsageError
+from scaling.errors import StoreError, UsageError
 from scaling.measure.cells import Cell
 from scaling.measure.fingerprint import fingerprint_id
 from scaling.measure.full import Measurement
@@ -158,27 +158,35 @@ class Metrics:
         self.path = run / FILE
         kept = [line for line in read(run) if line["step"] <= done]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._board = _tensorboard(run / "tensorboard")
+        self._board = _tensorboard(run / "tensorboard", done)
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
             for name, value in line.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, line["step"])
+                for number, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                    if isinstance(each, int | float):
+                        self._board.add_scalar(name if number is None else f"{name}/{number}", each, line["step"])
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run, a last one that a kill cut short left out."""
+    """The lines of a run, a last one that a kill cut short left out; raises `StoreError` for a damaged one."""
     path = run / FILE
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\n"):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise StoreError(f"{path}, line {number} is damaged; take it out to go on") from None
+    return found
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, done: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=done + 1)

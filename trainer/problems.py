@@ -22,9 +22,13 @@ KINDS = ("walk", "gym", "jsonl", "math")
 
 
 class Questions(Protocol):
-    """Problems by their number from 0, as what a model sees of them. `eos` ends its answer."""
+    """Problems by their number from 0, as what a model sees of them. `eos` ends its answer.
+
+    `unjudged` counts the answers that the verifier gave up on, each of which was worth 0.
+    """
 
     eos: tuple[int, ...]
+    unjudged: int
 
     def __len__(self) -> int: ...
 
@@ -53,7 +57,7 @@ class WalkQuestions:
     """The keyed permutation walk, in its own tokens."""
 
     def __init__(self, walk: Walk) -> None:
-        self.walk = walk
+        self.walk, self.unjudged = walk, 0
         self.eos: tuple[int, ...] = (walk.tokenizer.eos,)
         self._problems = walk.problems(walk.instances)
 
@@ -85,7 +89,7 @@ class TextQuestions:
     """Any task in words, through the tokenizer and chat template of a checkpoint."""
 
     def __init__(self, task: Task, problems: Sequence[Problem], text: Text, eos: tuple[int, ...]) -> None:
-        self.task, self.text, self.eos = task, text, eos
+        self.task, self.text, self.eos, self.unjudged = task, text, eos, 0
         self._problems = problems
 
     def __len__(self) -> int:
@@ -96,7 +100,9 @@ class TextQuestions:
 
     def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
         answer = self.text.answer(responses)
-        return self.task.score(self._problems[index], answer.text if answer else None)
+        verdict = self.task.verify(self._problems[index], answer.text if answer else None)
+        self.unjudged += verdict.error is not None
+        return verdict.score
 
     def step_ends(self, response: Sequence[int]) -> list[int]:
         """After the token that ends a blank line, or a run of them."""

@@ -131,3 +131,38 @@ def test_what_is_no_run_of_ours_is_refused(start: Start, tmp_path: Path) -> None
         (path / "trainer" / "optimizer.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="damaged"):
         Trainer.resume(trainer.run)
+
+
+def test_a_disk_that_is_full_stops_the_run_and_keeps_what_was_saved(start: Start) -> None:
+    """A limit on the size of files is the same to a writer: the next checkpoint is too large for it."""
+    trainer = start("steps=1", "queries=2")
+    script = """
+import resource, sys
+from pathlib import Path
+from scaling.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+sys.exit(main(["train", "--resume", sys.argv[1]]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(trainer.run)], check=False, capture_output=True, text=True, env=os.environ
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert "earlier checkpoints are whole" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert [path.name for path in checkpoints(trainer.run)] == ["step-000000"]
+    assert Trainer.resume(trainer.run).train().name == "step-000001"
+
+
+def test_a_run_goes_on_with_the_problems_that_it_began_with(start: Start) -> None:
+    trainer = start("replay=0")
+    with pytest.raises(UsageError, match=r"begun with other problems than 'walk:0-3'.*model=.*step-000000"):
+        Trainer.resume(trainer.run, ["task=walk:0-3"])
+
+
+def test_a_damaged_line_of_metrics_is_named(start: Start) -> None:
+    trainer = start("steps=1", "queries=2")
+    trainer.train()
+    with (trainer.run / "metrics.jsonl").open("a") as file:
+        file.write("{no json}\n")
+    with pytest.raises(StoreError, match=r"metrics.jsonl, line 2 is damaged"):
+        Trainer.resume(trainer.run, ["steps=2"]).train()
