@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count as count_up
 from pathlib import Path
@@ -16,7 +15,6 @@ from scaling.thinking import Chunk
 from trainer.loop import Trainer
 from trainer.metrics import read
 from trainer.problems import order
-from trainer.recipes import recipe
 
 Start = Callable[..., Trainer]
 
@@ -160,19 +158,6 @@ def test_the_order_of_problems_visits_all_before_it_repeats_and_goes_on_anywhere
     assert all(sorted(whole[i : i + 5]) == list(range(5)) for i in (0, 5, 10))
     assert whole[:5] != whole[5:10]
     assert order(5, seed=3, start=4, wanted=7) == whole[4:11]
-
-
-def test_a_recipe_of_words_runs_the_same_path(start: Start, chat_model: Path, tmp_path: Path) -> None:
-    """The big recipes' way: a checkpoint with its tokenizer, problems from a local file."""
-    problems = tmp_path / "problems.jsonl"
-    problems.write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(6)))
-    big = recipe("math-r1-distill-1.5b-delethink-24k")
-    small = ["context_size=32", "state_size=16", "head=4", "iterations=3", "queries=2", "group=2", "steps=1"]
-    trainer = start(*small, f"model={chat_model}", f"task=jsonl:{problems}", "instruction=none", "kl=0.1", recipe=big)
-    saved = trainer.train()
-    (line,) = read(trainer.run)
-    assert line["chunks"] > 1
-    assert (saved / "tokenizer.json").exists()
 
 
 def test_a_task_of_words_needs_a_model_that_reads_them(start: Start, tmp_path: Path) -> None:
