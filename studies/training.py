@@ -110,8 +110,10 @@ class Study:
             trainer.close()
 
     def _teach(self, policy: Policy, run: Path, recipe: Recipe) -> None:
-        if policy.start == "long":  # demonstrations fill the budget of a recipe
-            recipe = replace(recipe, mode="longcot", thinking_budget=environment(recipe, "longcot").budget)
+        if policy.start == "long":  # demonstrations fill the budget of a recipe; half as many are twice the tokens
+            longest = environment(recipe, "longcot").budget
+            half = recipe.warm_examples // 2
+            recipe = replace(recipe, mode="longcot", thinking_budget=longest, warm_examples=half)
         begun = time.perf_counter()
         Trainer.start(recipe, run, lambda step, loss: say(f"{run.name} step {step}: loss {loss:.2f}", step)).close()
         (run / "teaching.json").write_text(json.dumps({"seconds": time.perf_counter() - begun}) + "\n")
@@ -214,10 +216,10 @@ def environment(recipe: Recipe, mode: str, iterations: int = ITERATIONS[-1]) -> 
 
 
 def evaluations(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Environments in which a policy is sampled, and its positions there: scaled ones are for those never trained."""
+    """Environments in which a policy is sampled, and its positions there: plain, or scaled to the trained range."""
     if policy.advantage == "grpo":
         yield from (("delethink", "plain"), ("longcot", "plain"))
-        if policy.start == "short":
+        if policy.name == "longcot":
             yield "longcot", "scaled"
     else:
         yield "delethink", "plain"
