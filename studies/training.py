@@ -30,12 +30,13 @@ from scaling.engines.local import LocalEngine
 from scaling.measure.fingerprint import fingerprint
 from scaling.rollout import Sampling, rollout
 from scaling.rope import Rope
-from scaling.tasks.walk import Walk
+from scaling.tasks.walk import Walk, demonstrations
 from scaling.thinking import Delethink, Environment, LongCoT
-from trainer.checkpoint import checkpoints, newest
-from trainer.loop import Trainer
+from trainer.checkpoint import FOLDER, checkpoints, newest
+from trainer.loop import LONGEST_SHOWN, Trainer
 from trainer.recipe import Advantage, Recipe
 from trainer.recipes import walk
+from trainer.supervised import batches, warm_start
 
 SCHEMA_VERSION = "1.0"
 LENGTHS = ((16, 32), (33, 80), (81, 160), (161, 240))
@@ -45,6 +46,8 @@ ITERATIONS = (1, 2, 3, 4, 5, 7, 10, 14, 21, 30, 40, 52)
 SHOWN = (5, 10, 21, 52)
 FRESH = 1_000_000
 """Added to a run's seed for the walks that it is asked after training."""
+LONG, LONG_EXAMPLES = 2_000_000, 16
+"""Of the demonstrations that reach the longest budget: their seed's offset, and how many a step learns from."""
 GOAL = 0.9
 MEAN_OF = 5
 
@@ -110,13 +113,28 @@ class Study:
             trainer.close()
 
     def _teach(self, policy: Policy, run: Path, recipe: Recipe) -> None:
-        if policy.start == "long":  # demonstrations fill the budget of a recipe; half as many are twice the tokens
-            longest = environment(recipe, "longcot").budget
-            half = recipe.warm_examples // 2
-            recipe = replace(recipe, mode="longcot", thinking_budget=longest, warm_examples=half)
         begun = time.perf_counter()
-        Trainer.start(recipe, run, lambda step, loss: say(f"{run.name} step {step}: loss {loss:.2f}", step)).close()
+        if policy.start == "short":
+            Trainer.start(recipe, run, lambda step, loss: say(f"{run.name} step {step}: loss {loss:.2f}", step)).close()
+        else:
+            self._lengthen(run, recipe)
         (run / "teaching.json").write_text(json.dumps({"seconds": time.perf_counter() - begun}) + "\n")
+
+    def _lengthen(self, run: Path, recipe: Recipe) -> None:
+        """Teaches the short warm start on, by demonstrations that are cut at the longest budget instead."""
+        decoder = Decoder.load(newest(self.run_of(POLICIES[0], recipe.seed)))
+        shown = demonstrations(LONG + recipe.seed, environment(recipe, "longcot").budget, LONGEST_SHOWN)
+        warm_start(
+            decoder,
+            batches(shown, LONG_EXAMPLES),
+            max(1, recipe.warm_steps // 4),
+            recipe.warm_learning_rate / 3,
+            lambda step, loss: say(f"{run.name} step {step}: loss {loss:.2f}", step),
+        )
+        pending = run / "pending"
+        decoder.save(pending)
+        (run / FOLDER).mkdir()
+        pending.replace(run / FOLDER / "step-000000")
 
     def evaluate(self, policy: Policy, seed: int, mode: str, positions: str) -> None:
         """Samples the policy once with the longest budget; what a shorter one brings is a prefix of the same traces."""
@@ -267,7 +285,8 @@ def page(record: Mapping[str, Any]) -> str:
             f" | {sum(run['value_tokens']) / 1e6:.2f}M |"
         )
     budgets = record["evaluations"][0]["budgets"] if record["evaluations"] else []
-    for title, ranges in (("all ranges", slice(None)), *((f"{a}–{b} steps", _only(i)) for i, (a, b) in _ranges())):
+    ranges_of = {"all ranges": slice(None)} | {f"{a}–{b} steps": slice(i, i + 1) for i, (a, b) in enumerate(LENGTHS)}
+    for title, ranges in ranges_of.items():
         lines += ["", f"Right, {title}: mean over seeds, lowest to highest.", ""]
         lines.append(f"| policy | sampled with | positions | {' | '.join(f'I = {i}' for i in SHOWN)} |")
         lines.append("|---|---|---|" + "---|" * len(SHOWN))
@@ -287,14 +306,6 @@ def page(record: Mapping[str, Any]) -> str:
             cells = ["{:.2f} ({:.2f}–{:.2f})".format(right / of, *jeffreys(right, of)) for _, right, of in row]
             lines.append(f"| {' | '.join((*key, str(row[0][0]), *cells))} |")
     return "\n".join(lines)
-
-
-def _ranges() -> Iterator[tuple[int, tuple[int, int]]]:
-    return enumerate(LENGTHS)
-
-
-def _only(place: int) -> slice:
-    return slice(place, place + 1)
 
 
 def draw(record: Mapping[str, Any], folder: Path) -> None:

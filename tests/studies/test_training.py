@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scaling.decoder import Decoder
 from studies.training import ITERATIONS, LENGTHS, POLICIES, Study, jeffreys, main, page, reached, shares
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +53,13 @@ def test_policies_of_a_seed_start_from_the_same_weights(ran: tuple[Path, dict[st
     assert {Path(path).parent.parent.name for path in model} == {"warm-1"}
 
 
-def test_long_demonstrations_reach_the_longest_budget(ran: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = ran
-    recipe = json.loads((folder / "warm-long-1" / "manifest.json").read_text())["recipe"]
-    assert recipe["thinking_budget"] == 8 + 4 * (ITERATIONS[-1] - 1)
+def test_the_long_start_goes_on_from_the_short_one(ran: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = ran
+    assert set(record["teaching_seconds"]) == {"warm-1", "warm-long-1"}
+    short, long = (
+        Decoder.load(folder / name / "checkpoints" / "step-000000").head.detach() for name in ("warm-1", "warm-long-1")
+    )
+    assert 0 < float((short - long).abs().max()) < 0.01  # one step of supervised learning apart
 
 
 def test_both_environments_are_asked_with_the_same_budgets(ran: tuple[Path, dict[str, Any]]) -> None:
