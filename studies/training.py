@@ -48,8 +48,7 @@ FRESH = 1_000_000
 """Added to a run's seed for the walks that it is asked after training."""
 LONG, LONG_EXAMPLES = 2_000_000, 16
 """Of the demonstrations that reach the longest budget: their seed's offset, and how many a step learns from."""
-GOAL = 0.9
-MEAN_OF = 5
+GOAL, MEAN_OF = 0.9, 5
 
 
 @dataclass(frozen=True)
@@ -263,9 +262,8 @@ def shares(record: Mapping[str, Any], budget: int, ranges: slice = slice(None)) 
     for each in sorted(record["evaluations"], key=lambda each: (order[each["policy"]], each["seed"])):
         counts = each["right"][ranges]
         key = each["policy"], each["environment"], each["positions"]
-        found.setdefault(key, []).append(
-            (each["seed"], sum(count[budget] for count in counts), each["walks"] * len(counts))
-        )
+        right = sum(count[budget] for count in counts)
+        found.setdefault(key, []).append((each["seed"], right, each["walks"] * len(counts)))
     return found
 
 
@@ -285,11 +283,11 @@ def page(record: Mapping[str, Any]) -> str:
             f" | {sum(run['value_tokens']) / 1e6:.2f}M |"
         )
     budgets = record["evaluations"][0]["budgets"] if record["evaluations"] else []
+    heads = " | ".join(f"I = {i}" for i in SHOWN)
     ranges_of = {"all ranges": slice(None)} | {f"{a}–{b} steps": slice(i, i + 1) for i, (a, b) in enumerate(LENGTHS)}
     for title, ranges in ranges_of.items():
         lines += ["", f"Right, {title}: mean over seeds, lowest to highest.", ""]
-        lines.append(f"| policy | sampled with | positions | {' | '.join(f'I = {i}' for i in SHOWN)} |")
-        lines.append("|---|---|---|" + "---|" * len(SHOWN))
+        lines += [f"| policy | sampled with | positions | {heads} |", "|---|---|---|" + "---|" * len(SHOWN)]
         columns = [shares(record, ITERATIONS.index(i), ranges) for i in SHOWN] if budgets else []
         for key in columns[0] if columns else ():
             cells = []
@@ -298,8 +296,7 @@ def page(record: Mapping[str, Any]) -> str:
                 cells.append(f"{sum(each) / len(each):.2f} ({min(each):.2f}–{max(each):.2f})")
             lines.append(f"| {' | '.join((*key, *cells))} |")
     lines += ["", "Each seed, all ranges, with Jeffreys' 95 % interval.", ""]
-    lines.append(f"| policy | sampled with | positions | seed | {' | '.join(f'I = {i}' for i in SHOWN)} |")
-    lines.append("|---|---|---|---|" + "---|" * len(SHOWN))
+    lines += [f"| policy | sampled with | positions | seed | {heads} |", "|---|---|---|---|" + "---|" * len(SHOWN)]
     columns = [shares(record, ITERATIONS.index(i)) for i in SHOWN] if budgets else []
     for key in columns[0] if columns else ():
         for row in zip(*(column[key] for column in columns), strict=True):
