@@ -44,7 +44,8 @@ def run(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="local runs the model here; simulated prices every step on --gpu from a roofline, and runs no model."
+            help="local and vllm run the model here; simulated prices every step on --gpu from a roofline, "
+            "and runs no model."
         ),
     ] = None,
     gpu: Annotated[
@@ -81,6 +82,13 @@ def run(
         ),
     ] = None,
     kv_memory: Annotated[str | None, typer.Option(help="KV memory, e.g. 2g. Default: what the cells need.")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="GPUs that share each layer, with --engine vllm. Default 1.")
+    ] = None,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option("--prefix-caching", help="Let vLLM keep what prompts have in common, such as query and head."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, prompts, sampling and order. Default 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the run. Default runs/<time>-<model>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest run.")] = False,
@@ -112,6 +120,8 @@ def run(
         "repeats": repeats,
         "method": method,
         "kv_memory": _bytes(kv_memory) if kv_memory is not None else None,
+        "tensor_parallel": tensor_parallel,
+        "prefix_caching": prefix_caching,
         "seed": seed,
     }
     given = {name: value for name, value in given.items() if value is not None}

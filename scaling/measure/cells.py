@@ -13,7 +13,8 @@ from scaling.results import Method, Phase
 from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment, for_budget
 
 SIMULATED = "simulated"
-ENGINES = ("local", SIMULATED)
+VLLM = "vllm"
+ENGINES = ("local", VLLM, SIMULATED)
 MethodChoice = Literal["auto", "full", "profile"]
 
 
@@ -23,7 +24,8 @@ class RunConfig:
 
     `lengths`: thinking tokens of a trace. `concurrency`: traces in flight at most. `kv_memory`: bytes of KV memory,
     None for what the cells need. `tiny`'s context size defaults to 1024, so that a laptop reaches many chunks. `gpu`:
-    the one to simulate, with engine `simulated` alone.
+    the one to simulate, with engine `simulated` alone. `tensor_parallel` GPUs share each layer and `prefix_caching`
+    keeps what prompts have in common, with engine `vllm` alone.
     """
 
     model: str
@@ -44,23 +46,17 @@ class RunConfig:
     kv_memory: int | None = None
     seed: int = 0
     gpu: str | None = None
+    tensor_parallel: int = 1
+    prefix_caching: bool = False
 
     def __post_init__(self) -> None:
         for name in ("lengths", "modes", "phases"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         object.__setattr__(self, "lengths", tuple(sorted(self.lengths)))
-        for name in ("prompt_tokens", "concurrency", "traces", "repeats"):
+        for name in ("prompt_tokens", "concurrency", "traces", "repeats", "tensor_parallel"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {value} is not positive; give at least 1")
-        if self.engine not in ENGINES:
-            raise unknown("engine", self.engine, ENGINES)
-        if self.engine == SIMULATED and self.gpu is None:
-            raise UsageError("the simulated engine needs to know what it simulates; give --gpu, as in --gpu h100")
-        if self.engine != SIMULATED and self.gpu is not None:
-            raise UsageError(
-                f"--gpu {self.gpu} goes with --engine simulated; engine {self.engine!r} runs on this machine"
-            )
         for phase in self.phases:
             if phase not in get_args(Phase):
                 raise unknown("phase", phase, get_args(Phase))
@@ -72,6 +68,24 @@ class RunConfig:
             raise UsageError("a run needs at least one length, one mode and one phase")
         for mode in self.modes:
             self.environment(mode, self.lengths[0])
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        """Raises `UsageError` for what the engine does not do."""
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        if self.engine == SIMULATED and self.gpu is None:
+            raise UsageError("the simulated engine needs to know what it simulates; give --gpu, as in --gpu h100")
+        if self.engine != SIMULATED and self.gpu is not None:
+            raise UsageError(
+                f"--gpu {self.gpu} goes with --engine simulated; engine {self.engine!r} runs on this machine"
+            )
+        if self.engine != VLLM and (self.tensor_parallel > 1 or self.prefix_caching):
+            raise UsageError("tensor parallelism and prefix caching are vLLM's; give --engine vllm with them")
+        if self.prefix_caching and self.method != "full":
+            raise UsageError("single steps do not show what a prefix cache spares; give --method full with it")
+        if self.engine == VLLM and (training := set(self.phases) & {"logprob", "update"}):
+            raise UsageError(f"vLLM trains nothing, so has no phase {min(training)}; measure that with --engine local")
 
     def environment(self, mode: str, thinking_tokens: int) -> Environment:
         """The environment of `mode` in which a trace can think so many tokens."""
@@ -94,6 +108,10 @@ class RunConfig:
         return cls(**kept)
 
 
+_ADDED = {"tensor_parallel": 1, "prefix_caching": False}
+"""Fields that came later: at these values, which nothing else was possible before, a cell keeps its old id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One measurement's full canonical configuration; `id` is its hash, so equal cells are one cell anywhere."""
@@ -114,10 +132,13 @@ class Cell:
     traces: int
     method: Method
     kv_memory: int | None = None
+    tensor_parallel: int = 1
+    prefix_caching: bool = False
 
     @property
     def id(self) -> str:
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        told = {name: value for name, value in asdict(self).items() if name not in _ADDED or value != _ADDED[name]}
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def rebuild_environment(self) -> Environment:
@@ -178,6 +199,8 @@ def cells_for(
                     traces=config.traces,
                     method=method,
                     kv_memory=config.kv_memory,
+                    tensor_parallel=config.tensor_parallel,
+                    prefix_caching=config.prefix_caching,
                 )
             )
     return cells

@@ -68,7 +68,7 @@ def build_row(
         engine=cell.engine,
         device=context.device_name,
         devices=context.devices,
-        tensor_parallel=1,
+        tensor_parallel=cell.tensor_parallel,
         data_parallel=1,
         weight_dtype=cell.weight_dtype,
         activation_dtype=cell.activation_dtype,

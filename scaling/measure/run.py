@@ -11,13 +11,14 @@ from typing import Any
 from scaling.engines.base import Limits
 from scaling.errors import StoreError, UsageError, unknown
 from scaling.lengths import parse_lengths
-from scaling.measure.cells import SIMULATED, RunConfig
+from scaling.measure.cells import SIMULATED, VLLM, RunConfig
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
 from scaling.measure.machine import probe_machine
 from scaling.measure.plan import PlannedCell, plan
 from scaling.measure.simulation import build_simulation, simulated_device, simulated_limits
 from scaling.measure.subject import Subject, build_subject, device_kind, has_gpu, torch_device
 from scaling.measure.sweep import Progress, Sweep
+from scaling.measure.vllm import build_vllm
 from scaling.models import Source, resolve
 from scaling.predict.shape import Shape
 from scaling.results import Store
@@ -193,7 +194,7 @@ def _subject(config: RunConfig, source: Source, planned: list[PlannedCell]) -> S
     cells = [p.cell for p in planned]
     if config.engine == SIMULATED:
         return build_simulation(config, Shape.from_config(source.config), cells)
-    return build_subject(config, source, cells)
+    return (build_vllm if config.engine == VLLM else build_subject)(config, source, cells)
 
 
 def _sweep(

@@ -21,9 +21,12 @@ MEMORY_SHARE = 0.7  # of the free memory that KV may take unless the user says h
 
 @dataclass(slots=True)
 class Subject:
-    """`profile_limits` is what the profile method integrates under: the sequences in flight, and the KV tokens that
+    """What all cells of a run share.
+
+    `profile_limits` is what the profile method integrates under: the sequences in flight, and the KV tokens that
     the memory budget stands for, whether or not the engine has allocated them. `train` measures a training phase, from
-    a cell and a seed."""
+    a cell and a seed. `beside`: single steps can be timed while requests run, between the steps of a rollout. `devices`
+    run the model together."""
 
     shape: Shape
     torch_device: str
@@ -31,6 +34,8 @@ class Subject:
     profilable: Profilable
     profile_limits: Limits
     train: Callable[[Cell, int], Measurement]
+    beside: bool = True
+    devices: int = 1
 
     def warm_up(self, seed: int) -> None:
         """First-use costs (threads, allocators, kernels) are paid before anything is measured."""

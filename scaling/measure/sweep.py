@@ -49,7 +49,7 @@ class Sweep:
         observe: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.subject, self.store, self.seed, self.observe = subject, store, seed, observe
-        self.context = Context(subject.shape, device_name, 1, fingerprint_id)
+        self.context = Context(subject.shape, device_name, subject.devices, fingerprint_id)
         self.expected = {p.cell.id: p.seconds for p in planned}
         done = store.done()
         self.pending = [[p.cell for p in planned if (p.cell.id, r) not in done] for r in range(repeats)]
@@ -71,10 +71,13 @@ class Sweep:
             self._profiles(profiled, visits, repeat)
             training = [c for c in cells if c.phase != "rollout"]
             if training:
-                self.subject.engine.sleep()  # its KV memory is the trainer's meanwhile, as where both share a device
+                # its KV memory is the trainer's meanwhile, as where both share a device
+                if shared := any(cell.phase != "sync" for cell in training):
+                    self.subject.engine.sleep()
                 for cell in _interleaved(training, self.seed + repeat):
                     self._attempt(cell, repeat, self.subject.train)
-                self.subject.engine.wake()
+                if shared:
+                    self.subject.engine.wake()
 
     def _rollouts(self, cells: Sequence[Cell], visits: Visits, repeat: int) -> None:
         """Full measurements, the grid's visits spread evenly between their steps."""
@@ -144,7 +147,9 @@ class Interlude:
 
     def __call__(self, done: float) -> None:
         entered = time.perf_counter()
-        if self.visits.share < min(self.begun + self.part * done, 1.0):  # the sum may round to more than all
+        if self.sweep.subject.beside and self.visits.share < min(
+            self.begun + self.part * done, 1.0
+        ):  # the sum may round to more than all
             self.visits.one()
             self.visited = True
         if entered - self.reported > OBSERVE_SECONDS:
