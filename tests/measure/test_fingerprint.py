@@ -58,6 +58,71 @@ def test_the_moment_and_the_commit_are_not_the_machine(found: dict[str, Any], pa
     assert fingerprint_id(changed) == fingerprint_id(found)
 
 
+def test_which_gpu_of_its_kind_and_which_container_are_not_the_machine_either(found: dict[str, Any]) -> None:
+    changed = copy.deepcopy(found)
+    changed["surroundings"] |= {"gpu_uuid_hashes": ["0123456789ab"], "container": "sha256:1", "driver_cuda": "12.8"}
+    assert fingerprint_id(changed) == fingerprint_id(found)
+
+
+def test_a_power_cap_is_another_machine(found: dict[str, Any]) -> None:
+    ids = set()
+    for watts in (700, 500):
+        capped = copy.deepcopy(found)
+        capped["hardware"]["gpus"] = [{"name": "NVIDIA H100", "power_cap_watts": watts}]
+        ids.add(fingerprint_id(capped))
+    assert len(ids) == 2
+
+
+def test_what_a_gpu_adds_leaves_the_id_of_a_machine_without_one(found: dict[str, Any]) -> None:
+    """So that a run that was begun on it can go on."""
+    if found["hardware"]["gpus"]:
+        pytest.skip("this machine has one")
+    assert set(found["hardware"]) == {
+        "device", "cpu", "cores", "processors", "usable_processors", "memory_gib", "gpus"
+    }  # fmt: skip
+    assert set(found["software"]) == {
+        "os", "kernel", "python", "implementation", "packages", "torch_threads", "torch_cpu_capability", "torch_cuda",
+        "gpu_driver",
+    }  # fmt: skip
+    assert set(found["software"]["packages"]) == set(module.PACKAGES)
+
+
+def test_a_configuration_has_one_hash_however_it_is_ordered() -> None:
+    assert module.config_hash({"a": 1, "b": [2]}) == module.config_hash({"b": [2], "a": 1})
+    assert module.config_hash({"a": 1}) != module.config_hash({"a": 2})
+
+
+class TestContainer:
+    ID = "3f" * 32
+
+    @pytest.fixture(autouse=True)
+    def _unnamed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for variable in ("CONTAINER_DIGEST", "IMAGE_DIGEST"):
+            monkeypatch.delenv(variable, raising=False)
+
+    @pytest.mark.parametrize(
+        ("file", "line"),
+        [
+            ("cgroup", "12:cpu:/docker/{id}"),
+            ("cgroup", "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
+            ("cgroup", "0::/machine.slice/libpod-{id}.scope"),
+            ("mountinfo", "600 583 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw"),
+        ],
+    )
+    def test_it_is_found_where_the_kernel_shows_it(self, tmp_path: Path, file: str, line: str) -> None:
+        (tmp_path / file).write_text("0::/\n" + line.format(id=self.ID) + "\n")
+        assert module._container(tmp_path) == f"container {self.ID}"
+
+    def test_outside_there_is_none(self, tmp_path: Path) -> None:
+        assert module._container(tmp_path) is None
+        (tmp_path / "cgroup").write_text("0::/user.slice/user-1000.slice/session-2.scope\n")
+        assert module._container(tmp_path) is None
+
+    def test_who_starts_it_may_name_the_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("IMAGE_DIGEST", "sha256:12ab")
+        assert module._container(tmp_path) == "sha256:12ab"
+
+
 @pytest.mark.parametrize("path", [("hardware", "device"), ("hardware", "memory_gib"), ("software", "kernel")])
 def test_other_hardware_or_software_is_another_fingerprint(found: dict[str, Any], path: tuple[str, str]) -> None:
     changed = copy.deepcopy(found)
