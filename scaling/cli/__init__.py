@@ -30,6 +30,7 @@ COMMANDS = [
     "fetch",
     "trace",
     "train",
+    "doctor",
 ]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141

@@ -107,14 +107,8 @@ def _torch_attention() -> list[str]:
 
     if torch.version.cuda is None:
         return []
-    cuda = torch.backends.cuda
-    allowed = {
-        "flash": cuda.flash_sdp_enabled(),
-        "cudnn": cuda.cudnn_sdp_enabled(),
-        "efficient": cuda.mem_efficient_sdp_enabled(),
-        "math": cuda.math_sdp_enabled(),
-    }
-    return [name for name, enabled in allowed.items() if enabled]
+    kernels = ("flash", "cudnn", "mem_efficient", "math")
+    return [name for name in kernels if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()]
 
 
 def _container(proc: Path = Path("/proc/self")) -> str | None:
