@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from scaling.errors import UsageError
-from scaling.measure.nvml import POWER_CAP, SLOWDOWNS, Sample, Source, bare, slowdowns
+from scaling.measure.nvml import POWER_CAP, SLOWDOWNS, Device, Sample, Source, bare, slowdowns
 
 SAMPLE_SECONDS = 0.1  # about as often as drivers refresh power
 SAMPLER_SHARE = 0.005  # of one processor that the thread may take: where samples are dear, it takes fewer
@@ -78,8 +78,20 @@ class Replay:
         return max((s for s in self._samples if s.seconds <= due), key=lambda s: s.seconds)
 
 
+def gpu_of(device: str) -> tuple[str, Source]:
+    """The UUID of a torch device as torch says it, and that GPU at its driver. Raises what torch or NVML raises."""
+    import torch
+
+    # by UUID: torch's numbering follows CUDA_VISIBLE_DEVICES, the driver's does not
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return uuid, Device(uuid, torch.device(device).index or 0)
+
+
 class Watch:
-    """Samples `source` in a thread of its own from `start` to `stop`; `cpu_seconds` is what the thread took."""
+    """Samples `source` in a thread of its own from `start` to `stop`, or whenever `take` is called.
+
+    `cpu_seconds` is what the thread took, `trace` what was seen.
+    """
 
     def __init__(self, source: Source) -> None:
         self.cpu_seconds = 0.0
@@ -91,30 +103,33 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="gpu-watch", daemon=True)
 
     def start(self) -> None:
-        self._take()
+        self.take()
         self._thread.start()
 
-    def stop(self) -> Trace:
+    def stop(self) -> None:
         self._done.set()
         self._thread.join()
-        self._take()
+        self.take()
+
+    @property
+    def trace(self) -> Trace:
         return Trace(self._source.uuid, self._ours, tuple(self._samples))
 
-    def _run(self) -> None:
-        pause = SAMPLE_SECONDS
-        while not self._done.wait(pause):
-            before = time.thread_time()  # not wall time, which waiting for the interpreter's lock would stretch
-            self._take()
-            pause = max(SAMPLE_SECONDS, (time.thread_time() - before) / SAMPLER_SHARE)
-        self.cpu_seconds = time.thread_time()
-
-    def _take(self) -> None:
+    def take(self) -> None:
         sample = self._source.sample()
         self._samples.append(sample)
         pids = set(sample.pids or ())
         if not self._ours or not pids <= self._known:  # finding children is dear: only when somebody new is there
             self._ours |= {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
             self._known |= pids
+
+    def _run(self) -> None:
+        pause = SAMPLE_SECONDS
+        while not self._done.wait(pause):
+            before = time.thread_time()  # not wall time, which waiting for the interpreter's lock would stretch
+            self.take()
+            pause = max(SAMPLE_SECONDS, (time.thread_time() - before) / SAMPLER_SHARE)
+        self.cpu_seconds = time.thread_time()
 
 
 @dataclass(frozen=True, slots=True)

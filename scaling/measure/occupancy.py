@@ -1,4 +1,4 @@
-"""Who used the processors while something was measured: we, other processes, or the hypervisor's other guests."""
+"""Whether the machine was ours while something was measured, or other processes' or the hypervisor's other guests'."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Collection
 
 import psutil
 
+from scaling.measure.gpu import Watch, examine, gpu_of
+
 FOREIGN_SHARE = 0.10  # of the processors we may use, by processes that are not ours, that still counts as quiet
 CLOCK_SECONDS = 0.02  # the kernel books processor time in ticks of 10 ms: what two readings may be wrong by
 
@@ -16,18 +18,26 @@ _BUSY = ("user", "nice", "system", "irq", "softirq")
 
 
 class Occupancy:
-    """Who used the processors over one or several windows, each from `start` to `stop`.
+    """Who used the processors over one or several windows, each from `start` to `stop`; and, on a CUDA `device`,
+    whether its GPU was ours and at full speed when they began and ended.
 
     `seconds`, `cpu_seconds`: wall time, and processor time of this process and its children, over all windows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.seconds = self.cpu_seconds = 0.0
         self._everyone = self._stolen = 0.0
         self._windows = 0
         self._process = psutil.Process()
+        self._watch: Watch | None = None
+        if device != "cpu":
+            with contextlib.suppress(Exception):  # without a driver nobody knows, as `energy_reason` says
+                self._uuid, source = gpu_of(device)
+                self._watch = Watch(source)
 
     def start(self) -> None:
+        if self._watch is not None:
+            self._watch.take()
         self._before = self._clocks()
 
     def stop(self) -> None:
@@ -39,16 +49,24 @@ class Occupancy:
         self._everyone += everyone
         self._stolen += stolen
         self._windows += 1
+        if self._watch is not None:
+            self._watch.take()
 
     def verdict(self) -> tuple[bool, str | None]:
-        """Whether the processors were ours: False, and why, where others (`foreign_process`) or the hypervisor
-        (`stolen`) took more than `FOREIGN_SHARE` of those that we may use."""
+        """Whether the machine was ours: False, and why, where others (`foreign_process`) or the hypervisor (`stolen`)
+        took more than `FOREIGN_SHARE` of the processors that we may use, or for what `examine` says of the GPU."""
+        reason = self._busy()
+        if reason is None and self._watch is not None and self._windows:
+            reason = examine(self._watch.trace, self._uuid).seconds_reason
+        return reason is None, reason
+
+    def _busy(self) -> str | None:
         processors = len(usable())
         allowed = FOREIGN_SHARE * processors * self.seconds + CLOCK_SECONDS * processors * self._windows**0.5
         for reason, used in (("foreign_process", self._everyone - self.cpu_seconds), ("stolen", self._stolen)):
             if used > allowed:
-                return False, f"{reason}: {used / (processors * self.seconds):.0%} of {processors} processors"
-        return True, None
+                return f"{reason}: {used / (processors * self.seconds):.0%} of {processors} processors"
+        return None
 
     def _clocks(self) -> tuple[float, float, float, float]:
         """Now: seconds; processor seconds of ours, and on the processors we may use of everyone and of other guests."""

@@ -11,8 +11,7 @@ from typing import Self
 import psutil
 
 from scaling.errors import first_line
-from scaling.measure.gpu import GpuUse, Watch, examine
-from scaling.measure.nvml import Device, Source
+from scaling.measure.gpu import GpuUse, Watch, examine, gpu_of
 from scaling.measure.occupancy import Occupancy
 
 __all__ = ["SAMPLE_SECONDS", "Occupancy", "Telemetry"]
@@ -121,20 +120,12 @@ class Telemetry:
             self._watch.start()
 
     def _judge(self, watch: Watch) -> None:
-        self.gpu = examine(watch.stop(), self._uuid)
+        watch.stop()
+        self.gpu = examine(watch.trace, self._uuid)
         self.sampler_cpu_seconds = watch.cpu_seconds
         self.energy_joules, self.energy_reason = self.gpu.energy_joules, self.gpu.energy_reason
         if self.gpu.seconds_reason and self.seconds_valid:
             self.seconds_valid, self.seconds_reason = False, self.gpu.seconds_reason
-
-
-def gpu_of(device: str) -> tuple[str, Source]:
-    """The UUID of a torch device as torch says it, and that GPU at its driver. Raises what torch or NVML raises."""
-    import torch
-
-    # by UUID: torch's numbering follows CUDA_VISIBLE_DEVICES, the driver's does not
-    uuid = str(torch.cuda.get_device_properties(device).uuid)
-    return uuid, Device(uuid, torch.device(device).index or 0)
 
 
 def _synchronise(device: str) -> None:

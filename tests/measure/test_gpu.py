@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from scaling.errors import UsageError
-from scaling.measure import telemetry as telemetry_module
+from scaling.measure import gpu as module
 from scaling.measure.gpu import GpuUse, Replay, Trace, Watch, examine
 from scaling.measure.nvml import POWER_CAP, Sample
+from scaling.measure.occupancy import Occupancy
 from scaling.measure.telemetry import Telemetry
 
 UUID = "8c7d6e5f-0000-4000-8000-000000000001"
@@ -192,7 +193,8 @@ class TestWatch:
         watch = Watch(Replay(trace(30.0)))
         watch.start()
         time.sleep(2.3)
-        seen = watch.stop()
+        watch.stop()
+        seen = watch.trace
         assert os.getpid() in seen.our_pids
         use = examined(replace(seen, our_pids=frozenset({US})))
         assert use.integrated_joules == pytest.approx(500 * (seen.samples[-1].seconds - seen.samples[0].seconds))
@@ -211,31 +213,34 @@ class TestWatch:
         watch = Watch(Dear(trace(30.0)))
         watch.start()
         time.sleep(1.0)
-        assert len(watch.stop().samples) == 3  # at the start, one by the thread, at the end
+        watch.stop()
+        assert len(watch.trace.samples) == 3  # at the start, one by the thread, at the end
 
     def test_an_interrupted_recording_still_ends(self) -> None:
         watch = Watch(Replay(trace(0.1)))
         watch.start()
-        seen = watch.stop()
+        watch.stop()
+        seen = watch.trace
         assert examined(seen).energy_joules is None
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: calls.append("synchronise"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 300)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(uuid=UUID), raising=False)
+    return calls
 
 
 class TestTelemetry:
     """The window around a measurement on CUDA, torch's allocator and driver played by hand."""
 
-    @pytest.fixture
-    def cuda(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        calls: list[str] = []
-        monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: calls.append("synchronise"))
-        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 100)
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 300)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(uuid=UUID), raising=False)
-        return calls
-
     def test_what_the_driver_said_is_in_the_window(self, cuda: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         hot = with_samples(lambda s: replace(s, clock_events=0x40), trace(30.0))
-        monkeypatch.setattr(telemetry_module, "Device", lambda *_: Replay(hot))
+        monkeypatch.setattr(module, "Device", lambda *_: Replay(hot))
         with Telemetry("cuda:0") as window:
             time.sleep(0.3)
         assert cuda == ["synchronise"] * 2
@@ -252,8 +257,30 @@ class TestTelemetry:
         def absent(*_: object) -> None:
             raise OSError("no driver here")
 
-        monkeypatch.setattr(telemetry_module, "Device", absent)
+        monkeypatch.setattr(module, "Device", absent)
         with Telemetry("cuda") as window:
             pass
         assert window.gpu is None
         assert (window.energy_joules, window.energy_reason) == (None, "no energy counter: no driver here")
+
+
+@pytest.mark.usefixtures("cuda")
+class TestOccupancyOfAGpu:
+    """Windows too short for a thread: the driver is asked as each begins and ends."""
+
+    def windows(self, events: int, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, str | None]:
+        played = with_samples(lambda s: replace(s, clock_events=events), trace(30.0))
+        monkeypatch.setattr(module, "Device", lambda *_: Replay(played))
+        occupancy = Occupancy("cuda")
+        monkeypatch.setattr(occupancy, "_busy", lambda: None)  # whoever else uses this machine's processors
+        for _ in range(3):
+            occupancy.start()
+            time.sleep(0.11)
+            occupancy.stop()
+        return occupancy.verdict()
+
+    def test_a_quiet_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.windows(0, monkeypatch) == (True, None)
+
+    def test_a_throttled_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.windows(0x40, monkeypatch) == (False, "throttled: 100% of the window (hardware thermal)")
