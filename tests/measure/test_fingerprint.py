@@ -15,6 +15,7 @@ import torch
 
 from scaling.measure import fingerprint as module
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
+from scaling.measure.nvml import Description
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,19 @@ def test_which_gpu_of_its_kind_and_which_container_are_not_the_machine_either(fo
     changed = copy.deepcopy(found)
     changed["surroundings"] |= {"gpu_uuid_hashes": ["0123456789ab"], "container": "sha256:1", "driver_cuda": "12.8"}
     assert fingerprint_id(changed) == fingerprint_id(found)
+
+
+def test_gpus_are_described_and_their_uuids_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [Description(f"GPU-{n}", {"name": "NVIDIA H100"}, {"persistence": True}) for n in range(2)]
+    monkeypatch.setattr(module, "describe", lambda: (two, "580.1"))
+    found = fingerprint()
+    assert found["hardware"]["device"] == "NVIDIA H100"
+    assert found["hardware"]["gpus"] == [{"name": "NVIDIA H100"}] * 2
+    assert found["software"]["gpu_driver"] == "580.1"
+    assert found["state"]["gpus"] == [{"persistence": True}] * 2
+    hashes = found["surroundings"]["gpu_uuid_hashes"]
+    assert len(set(hashes)) == 2
+    assert "GPU-" not in json.dumps(found)
 
 
 def test_a_power_cap_is_another_machine(found: dict[str, Any]) -> None:
