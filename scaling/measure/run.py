@@ -12,7 +12,7 @@ from scaling.engines.base import Limits
 from scaling.errors import StoreError, UsageError, unknown
 from scaling.lengths import parse_lengths
 from scaling.measure.cells import SIMULATED, VLLM, RunConfig
-from scaling.measure.fingerprint import fingerprint, fingerprint_id
+from scaling.measure.fingerprint import config_hash, fingerprint, fingerprint_id
 from scaling.measure.machine import probe_machine
 from scaling.measure.plan import PlannedCell, plan
 from scaling.measure.simulation import build_simulation, simulated_device, simulated_limits
@@ -154,6 +154,7 @@ def execute(
         out,
         {
             "config": prepared.config.to_json(),
+            "config_hash": config_hash(prepared.config.to_json()),
             "device": prepared.device,
             "cells": [{**p.cell.to_json(), "expected_seconds": p.seconds} for p in prepared.planned],
             "model": prepared.source.record(),

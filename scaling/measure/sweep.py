@@ -169,7 +169,7 @@ class Visits:
         self.points = profile.points_for(fitting, self.limits)
         self.order = profile.shuffled_visits(self.points, seed)
         self.grid = profile.Grid()
-        self.occupancy = Occupancy()
+        self.occupancy = Occupancy(subject.torch_device)
         self.done = self.tokens = 0
         self.seconds = 0.0
 

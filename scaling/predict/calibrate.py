@@ -247,8 +247,8 @@ def _start(machine: Machine, on_gpu: bool) -> Machine:
 
 
 def _memory_bytes(hardware: Mapping[str, Any]) -> float:
-    """Of a device without datasheet: a GPU's own, else the machine's."""
-    return float((hardware["gpus"] or [hardware])[0]["memory_gib"]) * 2**30
+    """Of a device without datasheet: a GPU's own where it has some, else the machine's."""
+    return float((hardware["gpus"] or [hardware])[0]["memory_gib"] or hardware["memory_gib"]) * 2**30
 
 
 def _datasheet(device: str) -> Gpu | None:

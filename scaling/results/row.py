@@ -93,6 +93,11 @@ class Row:
     started_unix: float
     fingerprint_id: str
     seed: int
+    # of the GPU over the window, where its driver says
+    energy_integrated_joules: float | None = None  # from instantaneous power; energy_joules is the driver's counter
+    sm_clock_mhz: float | None = None  # mean
+    throttled_share: float | None = None  # of the window, under a thermal, hardware or power-brake slowdown
+    power_capped_share: float | None = None  # of the window, at the power limit
 
 
 @cache

@@ -118,7 +118,7 @@ def test_an_error_of_ours_is_one_line_and_its_exit_code(cli: Cli, register: Regi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["colour"], "unknown command 'colour'; did you mean color?"),
+        (["colour"], "unknown command 'colour'; did you mean color"),
         (["qqq"], "unknown command 'qqq'; known: "),
         (["color", "--shde", "1"], "unknown option '--shde'; did you mean --shade?"),
         (["color", "--qqq"], "unknown option '--qqq'; see `scaling color --help`"),

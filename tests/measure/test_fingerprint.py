@@ -15,6 +15,7 @@ import torch
 
 from scaling.measure import fingerprint as module
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
+from scaling.measure.nvml import Description
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,84 @@ def test_the_moment_and_the_commit_are_not_the_machine(found: dict[str, Any], pa
     changed = copy.deepcopy(found)
     changed[path[0]][path[1]] = "other"
     assert fingerprint_id(changed) == fingerprint_id(found)
+
+
+def test_which_gpu_of_its_kind_and_which_container_are_not_the_machine_either(found: dict[str, Any]) -> None:
+    changed = copy.deepcopy(found)
+    changed["surroundings"] |= {"gpu_uuid_hashes": ["0123456789ab"], "container": "sha256:1", "driver_cuda": "12.8"}
+    assert fingerprint_id(changed) == fingerprint_id(found)
+
+
+def test_gpus_are_described_and_their_uuids_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [Description(f"GPU-{n}", {"name": "NVIDIA H100"}, {"persistence": True}) for n in range(2)]
+    monkeypatch.setattr(module, "describe", lambda: (two, "580.1"))
+    found = fingerprint()
+    assert found["hardware"]["device"] == "NVIDIA H100"
+    assert found["hardware"]["gpus"] == [{"name": "NVIDIA H100"}] * 2
+    assert found["software"]["gpu_driver"] == "580.1"
+    assert found["state"]["gpus"] == [{"persistence": True}] * 2
+    hashes = found["surroundings"]["gpu_uuid_hashes"]
+    assert len(set(hashes)) == 2
+    assert "GPU-" not in json.dumps(found)
+
+
+def test_a_power_cap_is_another_machine(found: dict[str, Any]) -> None:
+    ids = set()
+    for watts in (700, 500):
+        capped = copy.deepcopy(found)
+        capped["hardware"]["gpus"] = [{"name": "NVIDIA H100", "power_cap_watts": watts}]
+        ids.add(fingerprint_id(capped))
+    assert len(ids) == 2
+
+
+def test_what_a_gpu_adds_leaves_the_id_of_a_machine_without_one(found: dict[str, Any]) -> None:
+    """So that a run that was begun on it can go on."""
+    if found["hardware"]["gpus"]:
+        pytest.skip("this machine has one")
+    assert set(found["hardware"]) == {
+        "device", "cpu", "cores", "processors", "usable_processors", "memory_gib", "gpus"
+    }  # fmt: skip
+    assert set(found["software"]) == {
+        "os", "kernel", "python", "implementation", "packages", "torch_threads", "torch_cpu_capability", "torch_cuda",
+        "gpu_driver",
+    }  # fmt: skip
+    assert set(found["software"]["packages"]) == set(module.PACKAGES)
+
+
+def test_a_configuration_has_one_hash_however_it_is_ordered() -> None:
+    assert module.config_hash({"a": 1, "b": [2]}) == module.config_hash({"b": [2], "a": 1})
+    assert module.config_hash({"a": 1}) != module.config_hash({"a": 2})
+
+
+class TestContainer:
+    ID = "3f" * 32
+
+    @pytest.fixture(autouse=True)
+    def _unnamed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for variable in ("CONTAINER_DIGEST", "IMAGE_DIGEST"):
+            monkeypatch.delenv(variable, raising=False)
+
+    @pytest.mark.parametrize(
+        ("file", "line"),
+        [
+            ("cgroup", "12:cpu:/docker/{id}"),
+            ("cgroup", "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
+            ("cgroup", "0::/machine.slice/libpod-{id}.scope"),
+            ("mountinfo", "600 583 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw"),
+        ],
+    )
+    def test_it_is_found_where_the_kernel_shows_it(self, tmp_path: Path, file: str, line: str) -> None:
+        (tmp_path / file).write_text("0::/\n" + line.format(id=self.ID) + "\n")
+        assert module._container(tmp_path) == f"container {self.ID}"
+
+    def test_outside_there_is_none(self, tmp_path: Path) -> None:
+        assert module._container(tmp_path) is None
+        (tmp_path / "cgroup").write_text("0::/user.slice/user-1000.slice/session-2.scope\n")
+        assert module._container(tmp_path) is None
+
+    def test_who_starts_it_may_name_the_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("IMAGE_DIGEST", "sha256:12ab")
+        assert module._container(tmp_path) == "sha256:12ab"
 
 
 @pytest.mark.parametrize("path", [("hardware", "device"), ("hardware", "memory_gib"), ("software", "kernel")])
