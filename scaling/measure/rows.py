@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.measure.cells import SIMULATED, Cell
+from scaling.measure.cells import OPENAI, SIMULATED, Cell
 from scaling.measure.full import Measurement
+from scaling.measure.served import SERVED
 from scaling.measure.telemetry import Telemetry
 from scaling.predict.shape import FlopsConvention, Shape
 from scaling.results import PROFILED_MEANWHILE, SCHEMA_VERSION, Row, Status
@@ -51,6 +52,9 @@ def build_row(
     why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else PROFILED_MEANWHILE
     if found and cell.engine == SIMULATED:  # this machine only did the arithmetic: nobody disturbs a virtual clock
         valid, invalid, why_not_whole = True, None, SIMULATED
+    if found and cell.engine == OPENAI:  # how busy this machine was says nothing of the server's
+        whole, why_not_whole = False, SERVED
+        valid, invalid = (False, f"retried: {found.retried} requests") if found.retried else (True, None)
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)
@@ -118,6 +122,7 @@ def build_row(
         started_unix=started_unix,
         fingerprint_id=context.fingerprint_id,
         seed=seed,
+        drifted_tokens=found.drifted_tokens if found else None,
     )
 
 

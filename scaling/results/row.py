@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """Of rows and of every JSON we write: a new minor adds nullable columns or keys; a newer major is refused."""
 
 PROFILED_MEANWHILE = "profiled meanwhile"
@@ -93,6 +93,7 @@ class Row:
     started_unix: float
     fingerprint_id: str
     seed: int
+    drifted_tokens: int | None = None  # of a server of text: tokens that came back from it as others
 
 
 @cache
