@@ -95,13 +95,13 @@ class Server:
         elif entries and model not in entries:
             raise unknown("served model", model, entries)
         entry = entries.get(model, {})
-        length = entry.get("max_model_len")
+        length, root = entry.get("max_model_len"), _word(entry.get("root"))
         return {
             "base_url": self.base_url,
             "model": model,
             "server": _word(entry.get("owned_by")),
             "version": await self._version(),
-            "root": _word(entry.get("root")),
+            "root": None if root is None else root.rpartition("/")[2] if root.startswith("/") else root,
             "max_length": length if isinstance(length, int) and length > 0 else None,
         }
 

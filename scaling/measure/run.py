@@ -165,7 +165,7 @@ def _prepare_served(config: RunConfig) -> Prepared:
     kind = served_device(config, found)
     named = replace(config, model=source.name)
     planned = plan_served(named, Shape.from_config(source.config), source, found, device=kind)
-    return Prepared(config, source, f"{kind} at {found['base_url']}", planned, _fingerprint(config, found), {})
+    return Prepared(config, source, kind, planned, _fingerprint(config, found), {})
 
 
 def _fingerprint(config: RunConfig, served: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.0"
 """Of rows and of every JSON we write: a new minor adds nullable columns or keys; a newer major is refused."""
 
 PROFILED_MEANWHILE = "profiled meanwhile"

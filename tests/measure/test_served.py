@@ -42,7 +42,7 @@ def test_rows_say_what_the_server_did_and_claim_nothing_that_cannot_be_seen(cli,
     frame = Store.open(here / "r").frame()
     assert len(frame) == 2 * 2 * 2
     assert (frame["actual_thinking_tokens"] == frame["mean_thinking_tokens"]).all()
-    assert set(frame["device"]) == {f"vllm 0.0.test on 8 devices at {server.url}"}
+    assert set(frame["device"]) == {"vllm 0.0.test on 8 devices"}
     assert (frame["device_seconds_per_trace"] == frame["wall_seconds"] * 8 / 4).all()
     assert frame["seconds_valid"].all()
     assert (frame["flops"] > 0).all()
@@ -51,6 +51,7 @@ def test_rows_say_what_the_server_did_and_claim_nothing_that_cannot_be_seen(cli,
     assert frame[unseen].isna().all(axis=None)
     assert set(frame["energy_reason"]) == {"served: not seen from here"}
     manifest = Store.open(here / "r").manifest
+    assert manifest["served"]["base_url"] == server.url
     assert manifest["served"]["dialect"]["token_prompts"]
     assert manifest["model"]["weights"] == "served"
     assert manifest["machine"] == {}
@@ -161,3 +162,21 @@ def test_a_length_that_the_server_does_not_take_is_refused_before_anything_is_sa
         assert not server.bodies
     assert done.code == 2
     assert "served up to 60" in done.err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_server_thinks_about_real_questions(cli, completions_server):
+    pytest.importorskip("reasoning_gym")
+    arguments = ["--task", "gcd", "--problems", "2", "--context-size", "32", "--head", "4", "--mode", "delethink"]
+    with completions_server.CompletionsServer() as server:
+        done = cli("trace", "--engine", "openai", "--base-url", server.url, "--model", "model", *arguments, "--json")
+    assert done.code == 0, done.err
+    traces = json.loads(done.out)["traces"]
+    assert len(traces) == 2
+    assert traces[0]["model"]["weights"] == "served"
+    first = traces[0]["chunks"][0]
+    body = next(body for body in server.bodies if body["prompt"] == first["prompt"])
+    assert first["response"] == completions_server.response_to(first["prompt"], 32, body["seed"])
+    refused = cli("trace", "--engine", "openai", "--model", "model", *arguments)
+    assert refused.code == 2
+    assert "--base-url" in refused.err
