@@ -87,7 +87,9 @@ class Server:
                 raise UsageError(f"no completions server at {self.base_url}: {error}") from None
             listed = {}
         found = listed.get("data")
-        entries = {str(e["id"]): e for e in found if isinstance(e, dict) and "id" in e} if found else {}
+        entries = (
+            {str(e["id"]): e for e in found if isinstance(e, dict) and "id" in e} if isinstance(found, list) else {}
+        )
         if model is None:
             if len(entries) != 1:
                 raise UsageError(f"{self.base_url} serves {len(entries)} models; say which, as in --served-model NAME")
@@ -177,8 +179,8 @@ class Server:
                 break
         message: Any = said.decode("utf-8", "replace")
         try:
-            parsed = json.loads(message)
-            error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
+            answer = json.loads(message)
+            error = answer.get("error", answer) if isinstance(answer, dict) else answer
             message = error.get("message", error) if isinstance(error, dict) else error
         except (ValueError, RecursionError):
             pass

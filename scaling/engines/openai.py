@@ -20,6 +20,7 @@ from scaling.errors import MemoryLimitError, UsageError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+EVENT_TOKENS = 16  # of a stream, after its first: an event a token would keep server and client busy
 STEP_SECONDS = 0.2  # that a step waits at most, so that its driver can tell how far it is
 GREETING_SECONDS = 120.0  # a server's first request may compile kernels
 
@@ -339,6 +340,7 @@ class OpenAIEngine:
                 "add_special_tokens": False,
                 "return_token_ids": True,
                 "return_tokens_as_token_ids": True,
+                "stream_interval": EVENT_TOKENS,
             }
         return body
 

@@ -23,7 +23,8 @@ class CompletionsServer:
     equal, from 0 on.
 
     `tokens`: it takes and gives token ids; otherwise text, by `decode` and `encode`. `extras`: it knows more than
-    OpenAI's own fields; otherwise it refuses them. `answered` counts answers that were sent to the end, by body.
+    OpenAI's own fields; otherwise it refuses them. `names_ids`: it knows `return_token_ids`. `answered` counts answers
+    that were sent to the end, by body.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class CompletionsServer:
         fault: Callable[[dict[str, Any], int], str | None] = lambda _body, _attempt: None,
         tokens: bool = True,
         extras: bool = True,
+        names_ids: bool = True,
         decode: Callable[[list[int]], str] = lambda ids: "x" * len(ids),
         encode: Callable[[str], list[int]] = lambda text: [120] * len(text),
         models: Sequence[str] = ("served-tiny",),
@@ -40,6 +42,7 @@ class CompletionsServer:
         max_length: int = 1 << 20,
     ) -> None:
         self.fault, self.tokens, self.extras, self.models, self.key = fault, tokens, extras, models, key
+        self.names_ids = names_ids
         self.decode, self.encode, self.processed, self.max_length = decode, encode, processed, max_length
         self.bodies: list[dict[str, Any]] = []
         self.attempts: Counter[str] = Counter()
@@ -178,7 +181,7 @@ class CompletionsServer:
         choice: dict[str, Any] = {"index": 0, "text": self.decode(ids), "finish_reason": finish}
         if fault == "hostile":
             choice["text"] = "\x1b[2J\u2028\u0085\x0b\x00\ud800" + "\u202e" * 100_000
-        if self.tokens and body.get("return_token_ids"):
+        if self.tokens and self.names_ids and body.get("return_token_ids"):
             choice["token_ids"] = ids
         if body.get("logprobs") and self.tokens:
             value = -1.5 * (1 if body["temperature"] == 1 or not self.processed else body["temperature"])

@@ -12,6 +12,7 @@ import pytest
 
 from scaling.engines.base import Request
 from scaling.engines.openai import OpenAIEngine
+from scaling.engines.replies import Reply, Retry
 from scaling.errors import MemoryLimitError, UsageError
 from scaling.rollout import rollout
 from scaling.text import load_tokenizer
@@ -206,6 +207,42 @@ def test_logprobs_are_kept_only_where_they_are_of_the_sampling_distribution(serv
     assert greedy.logprobs == [0.0] * 12
     _, engine = serve()
     assert all(map(math.isnan, run(engine, REQUEST)[0].logprobs))
+
+
+def test_ids_are_read_from_logprobs_where_they_come_in_no_other_way(serve, completions_server):
+    server, engine = serve({"names_ids": False})
+    assert engine.dialect.response_ids == "logprobs"
+    [done] = run(engine, REQUEST)
+    assert done.tokens == completions_server.response_to(REQUEST.prompt, 12, 3)
+    assert server.bodies[-1]["logprobs"] == 1
+
+
+def test_logprobs_in_the_form_of_chat_are_read_too():
+    reply = Reply()
+    top = [{"id": 5, "logprob": -0.25}, {"id": 7, "logprob": -2.0}]
+    said = {"content": [{"id": 7, "logprob": -2.0, "top_logprobs": top}, {"id": 5, "logprob": -0.5}]}
+    reply.take({"choices": [{"index": 0, "text": "ab", "logprobs": said, "finish_reason": "length"}]})
+    assert (reply.tokens, reply.logprobs, reply.likeliest) == ([7, 5], [-2.0, -0.5], [-0.25, -0.5])
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [{"index": 1, "text": "second"}]},
+        {"choices": 3},
+        {"choices": ["text"]},
+        {"choices": [{"text": 3}]},
+        {"choices": [{"text": "", "token_ids": [1.5]}]},
+        {"choices": [{"text": "", "token_ids": [True]}]},
+        {"choices": [{"text": "", "token_ids": [-1]}]},
+        {"choices": [{"text": "", "logprobs": {"tokens": ["token_id:x"]}}]},
+        {"choices": [], "usage": {"prompt_tokens": "many"}},
+        {"choices": [], "usage": {}},
+    ],
+)
+def test_an_event_that_no_server_should_send_is_a_failed_try(event):
+    with pytest.raises(Retry, match="makes no sense"):
+        Reply().take(event)
 
 
 def test_a_server_of_text_is_told_and_read_as_text_and_the_drift_is_counted(serve, chat_model):
