@@ -34,7 +34,7 @@ def check(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that has to pass: style, types, import arrows, and the tests with their coverage."""
-    install(session, "dev", "tasks", "gguf", "math")
+    install(session, "dev", "tasks", "gguf", "math", "openai")
     check(session)
     # the tests' models are too small for several threads, which only get in each other's way on a busy machine
     session.run("pytest", "--cov", "--cov-report=term", *session.posargs, env={"OMP_NUM_THREADS": "1"})

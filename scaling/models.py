@@ -25,15 +25,15 @@ class Source:
     """Where a model comes from.
 
     `config`: its Hugging Face `config.json`. `path`: the directory of weights and tokenizer, None for an architecture
-    whose weights are random. `digest`: sha256 that identifies the weights (of the safetensors file; of the list of
-    names and sha256s where there are several), None where they are random. `provenance`: what `scaling fetch` recorded
-    of how the weights came here.
+    whose weights are random; where a server has the weights, of the tokenizer alone, if it is here. `digest`: sha256
+    that identifies the weights (of the safetensors file; of the list of names and sha256s where there are several),
+    None where they are random or served. `provenance`: what `scaling fetch` recorded of how the weights came here.
     """
 
     name: str
     config: dict[str, Any]
     path: Path | None
-    weights: Literal["random", "checkpoint"]
+    weights: Literal["random", "checkpoint", "served"]
     digest: str | None = None
     provenance: dict[str, Any] | None = None
 

@@ -188,3 +188,16 @@ def start(tmp_path: Path, small: Recipe) -> Iterator[Callable[..., Trainer]]:
             return trainer
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def completions_server() -> Any:
+    """The module of a completions server on loopback that misbehaves as it is told to."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("completions_server", Path(__file__).parent / "engines" / "server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -23,6 +23,7 @@ EXAMPLES = (
     "scaling run --mode delethink --lengths 8k..96k",
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
+    "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --devices 2",
     "scaling run --resume                                          # go on with the newest run",
 )
 
@@ -44,9 +45,24 @@ def run(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="local and vllm run the model here; simulated prices every step on --gpu from a roofline, "
-            "and runs no model."
+            help="local and vllm run the model here; openai samples from the server at --base-url; simulated prices "
+            "every step on --gpu from a roofline, and runs no model."
         ),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="The server of --engine openai, e.g. http://127.0.0.1:8000/v1.")
+    ] = None,
+    served_model: Annotated[
+        str | None, typer.Option(help="The server's name for the model. Default: the one that it serves.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices that the server runs on; device seconds count them. Default 1.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds of one request to the server, tries included. Default 3600.")
+    ] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable of the server's API key. Default OPENAI_API_KEY.")
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="What the simulated engine simulates: h100, h200, a100, b200, mi300x, …")
@@ -108,6 +124,11 @@ def run(
         "model": model,
         "engine": engine,
         "gpu": gpu,
+        "base_url": base_url,
+        "served_model": served_model,
+        "devices": devices,
+        "deadline": deadline,
+        "key_variable": key_variable,
         "dtype": dtype,
         "context_size": parse_tokens(context_size) if context_size is not None else None,
         "state_size": parse_tokens(state_size) if state_size is not None else None,
@@ -140,14 +161,17 @@ def run(
     _say_what_auto_leaves_out(prepared)
     say(
         f"{len(prepared.planned)} cells × {config.repeats} repeats on {prepared.device}, "
-        f"about {_duration(prepared.expected_seconds)}{_of_its_time(prepared)}; into {target}"
+        f"{_expected(prepared)}; into {target}"
     )
     command = shlex.join(["scaling", *sys.argv[1:]])
     return _finish(target, lambda observe: execute(prepared, target, observe=observe, command=command), json)
 
 
-def _of_its_time(prepared: Prepared) -> str:
-    return " of its time, in much less of ours" if prepared.config.gpu else ""
+def _expected(prepared: Prepared) -> str:
+    if prepared.expected_seconds is None:
+        return "for as long as the server takes, which cannot be foreseen"
+    of_its_time = " of its time, in much less of ours" if prepared.config.gpu else ""
+    return f"about {_duration(prepared.expected_seconds)}{of_its_time}"
 
 
 def _resume(out: Path | None, json: bool) -> int:
@@ -182,7 +206,7 @@ def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome],
                 total=progress.total,
                 completed=progress.stored,
                 rate=rate,
-                left=f"{_duration(progress.seconds_left)} left",
+                left="" if progress.seconds_left is None else f"{_duration(progress.seconds_left)} left",
             )
 
         try:
@@ -224,7 +248,8 @@ def _predicted_bend(prepared: Prepared) -> list[dict[str, Any]]:
         cells = [
             (p.cell.thinking_tokens, p.seconds / p.cell.traces)
             for p in prepared.planned
-            if (p.cell.environment, p.cell.phase, p.cell.method) == (mode, "rollout", "full")
+            if p.seconds is not None
+            and (p.cell.environment, p.cell.phase, p.cell.method) == (mode, "rollout", "full")
             and (mode == "longcot" or at_boundary(p.cell.thinking_tokens, config.context_size, config.state_size))
         ]
         if len(cells) > 3:
@@ -268,8 +293,12 @@ def _show_plan(prepared: Prepared, json: bool) -> None:
         table.add_column(heading, justify="right")
     for p in prepared.planned:
         length, chunks = format_tokens(p.cell.thinking_tokens), len(p.cell.response_lengths)
-        table.add_row(p.cell.environment, p.cell.phase, p.cell.method, length, f"{chunks}", _duration(p.seconds))
+        expected = "unknown" if p.seconds is None else _duration(p.seconds)
+        table.add_row(p.cell.environment, p.cell.phase, p.cell.method, length, f"{chunks}", expected)
     Console().print(table)
+    if prepared.expected_seconds is None:
+        print("how long the server will take cannot be foreseen")
+        return
     machine = "that GPU" if prepared.config.gpu else "this machine"
     print(f"about {_duration(prepared.expected_seconds)} in all, estimated from a roofline of {machine}")
     for found in bend:

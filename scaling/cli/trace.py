@@ -15,12 +15,14 @@ from scaling.text import DEFAULT_RULES, show
 from scaling.thinking import MODES, Delethink, Environment, LongCoT
 
 if TYPE_CHECKING:
+    from scaling.engines.base import Engine
     from scaling.engines.local import LocalEngine
     from scaling.models import Source
 
 EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
+    "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
 DEFAULT_ITERATIONS = 3
 
@@ -48,7 +50,17 @@ def trace(
     answer: Annotated[
         str, typer.Option(help="Rules that find the answer, in order: boxed, answer-tag, last-number, last-line.")
     ] = ",".join(DEFAULT_RULES),
-    engine: Annotated[str, typer.Option(help="What runs the model: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="What runs the model: local, or openai, a server.")] = "local",
+    base_url: Annotated[
+        str | None, typer.Option(help="The server of --engine openai, e.g. http://127.0.0.1:8000/v1.")
+    ] = None,
+    served_model: Annotated[
+        str | None, typer.Option(help="The server's name for the model. Default: the one that it serves.")
+    ] = None,
+    deadline: Annotated[
+        float, typer.Option(min=0.0, help="Seconds of one request to the server, tries included.")
+    ] = 3600.0,
+    key_variable: Annotated[str, typer.Option(help="Environment variable of the server's API key.")] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="Most traces in flight.")] = 16,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16. Default: bfloat16 on a GPU, float32 on a CPU.")
@@ -58,17 +70,18 @@ def trace(
 ) -> int:
     """Let a real model think about real questions: shows each chunk, what it carried over, the answer and verdict."""
     environments = _environments(mode, context_size, state_size, head, iterations, thinking_tokens)
-    if engine != "local":
-        raise unknown("engine", engine, ("local",))
+    _check_engine(engine, base_url, served_model)
 
+    from scaling.measure.served import connect, served_source
     from scaling.models import resolve
     from scaling.rollout import Sampling, Trace, rollout
     from scaling.tasks import load
     from scaling.text import Text
     from scaling.traces import TraceFile, summarise, trace_record
 
-    source = resolve(model, weights=True)
-    assert source.path is not None
+    source = resolve(model, weights=True) if base_url is None else served_source(model)
+    if source.path is None:
+        raise UsageError(f"questions need the tokenizer of {model!r}; give the directory that holds it as --model")
     text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
@@ -77,7 +90,19 @@ def trace(
         stack.callback(questions.close)
         asked = [problem for problem in questions.problems(problems) for _ in range(samples)]
         queries = [text.query(problem.question) for problem in asked]
-        running = _engine(source, environments, max(map(len, queries)), min(concurrency, len(queries)), dtype)
+        together = min(concurrency, len(queries))
+        running: Engine = (
+            _engine(source, environments, max(map(len, queries)), together, dtype)
+            if base_url is None
+            else connect(
+                base_url,
+                source,
+                model=served_model,
+                key_variable=key_variable,
+                concurrency=together,
+                deadline=deadline,
+            )
+        )
         stack.callback(running.close)
         names = " and ".join(environment.name for environment in environments)
         say(f"{source.name}: {len(queries)} traces of {questions.name} in {names}")
@@ -116,6 +141,13 @@ def trace(
         if out is not None:
             say(f"{len(records)} traces in {out}")
     return FINISHED_WITH_FAILURES if any(record["error"] for record in records) else 0
+
+
+def _check_engine(engine: str, base_url: str | None, served_model: str | None) -> None:
+    if engine not in ("local", "openai"):
+        raise unknown("engine", engine, ("local", "openai"))
+    if (base_url is None) == (engine == "openai") or (served_model is not None and base_url is None):
+        raise UsageError("--engine openai and --base-url go together, as in --base-url http://127.0.0.1:8000/v1")
 
 
 def _environments(

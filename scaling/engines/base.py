@@ -85,6 +85,8 @@ class Stats:
 
     `prefill_tokens` and `decode_tokens` count tokens put through the model; `decode_steps` counts batched
     forward passes of one token a row; `prefill_seconds` and `decode_seconds` are their time, sampling included.
+    Of a server's engine: `retries` counts requests that were sent again, `drifted_tokens` those of
+    `retokenised_tokens` that text brought back as others.
     """
 
     running: int = 0
@@ -99,6 +101,9 @@ class Stats:
     decode_steps: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    retries: int = 0
+    retokenised_tokens: int = 0
+    drifted_tokens: int = 0
 
 
 class Engine(Protocol):

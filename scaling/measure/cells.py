@@ -14,7 +14,8 @@ from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, 
 
 SIMULATED = "simulated"
 VLLM = "vllm"
-ENGINES = ("local", VLLM, SIMULATED)
+OPENAI = "openai"
+ENGINES = ("local", VLLM, OPENAI, SIMULATED)
 MethodChoice = Literal["auto", "full", "profile"]
 
 
@@ -26,6 +27,10 @@ class RunConfig:
     None for what the cells need. `tiny`'s context size defaults to 1024, so that a laptop reaches many chunks. `gpu`:
     the one to simulate, with engine `simulated` alone. `tensor_parallel` GPUs share each layer and `prefix_caching`
     keeps what prompts have in common, with engine `vllm` alone.
+
+    With engine `openai` alone: `base_url` of the server, its name for the model (None where it has one), the `devices`
+    that it runs on, which nobody can ask it, the `deadline` of a request in seconds, and the environment variable that
+    holds the API key. The key itself is no part of a configuration.
     """
 
     model: str
@@ -48,12 +53,17 @@ class RunConfig:
     gpu: str | None = None
     tensor_parallel: int = 1
     prefix_caching: bool = False
+    base_url: str | None = None
+    served_model: str | None = None
+    devices: int = 1
+    deadline: float = 3600.0
+    key_variable: str = "OPENAI_API_KEY"
 
     def __post_init__(self) -> None:
         for name in ("lengths", "modes", "phases"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         object.__setattr__(self, "lengths", tuple(sorted(self.lengths)))
-        for name in ("prompt_tokens", "concurrency", "traces", "repeats", "tensor_parallel"):
+        for name in ("prompt_tokens", "concurrency", "traces", "repeats", "tensor_parallel", "devices"):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {value} is not positive; give at least 1")
@@ -86,6 +96,26 @@ class RunConfig:
             raise UsageError("single steps do not show what a prefix cache spares; give --method full with it")
         if self.engine == VLLM and (training := set(self.phases) & {"logprob", "update"}):
             raise UsageError(f"vLLM trains nothing, so has no phase {min(training)}; measure that with --engine local")
+        self._check_served()
+
+    def _check_served(self) -> None:
+        """Raises `UsageError` for what a server cannot do, and for what goes with a server alone."""
+        if self.engine != OPENAI:
+            if self.base_url is not None or self.served_model is not None or self.devices > 1:
+                raise UsageError("--base-url, --served-model and --devices go with --engine openai")
+            return
+        if self.base_url is None:
+            raise UsageError(
+                "the openai engine needs a server; give --base-url, as in --base-url http://127.0.0.1:8000/v1"
+            )
+        if self.method == "profile":
+            raise UsageError("single steps of a server cannot be timed; leave --method profile out")
+        if self.phases != ("rollout",):
+            raise UsageError("a server runs rollouts alone; measure other phases with --engine local")
+        if self.kv_memory is not None:
+            raise UsageError("a server has the KV memory that it was started with; leave --kv-memory out")
+        if not self.deadline > 0:
+            raise UsageError(f"deadline {self.deadline:g} is not positive; give seconds, such as 3600")
 
     def environment(self, mode: str, thinking_tokens: int) -> Environment:
         """The environment of `mode` in which a trace can think so many tokens."""

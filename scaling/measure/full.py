@@ -18,7 +18,8 @@ class Measurement:
 
     `processed_tokens` went through the model for this measurement; `elapsed_seconds` is the measuring's own time.
     `disturbed`: other work was done in between, so the process's memory and energy are not this measurement's alone.
-    `occupancy`: who used the machine, where that was watched apart.
+    `occupancy`: who used the machine, where that was watched apart. Of a server: `retried` requests were sent again,
+    and `drifted_tokens` came back from text as others.
     """
 
     wall_seconds: float
@@ -38,6 +39,8 @@ class Measurement:
     peak_kv_tokens: int | None = None
     disturbed: bool = False
     occupancy: Occupancy | None = None
+    retried: int = 0
+    drifted_tokens: int | None = None
     failure: str | None = None
     grid_id: str | None = None
 

@@ -20,14 +20,15 @@ AUTO_FULL_SECONDS = 270.0
 
 @dataclass(frozen=True, slots=True)
 class PlannedCell:
-    """A cell and the seconds that one repeat of it should take."""
+    """A cell and the seconds that one repeat of it should take, None where that cannot be known."""
 
     cell: Cell
-    seconds: float
+    seconds: float | None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PlannedCell:
-        return cls(Cell.from_json(data), float(data["expected_seconds"]))
+        seconds = data["expected_seconds"]
+        return cls(Cell.from_json(data), None if seconds is None else float(seconds))
 
 
 def plan(
@@ -62,7 +63,7 @@ def plan(
     reached: tuple[int, ...] = ()
     left = AUTO_FULL_SECONDS
     for length in config.lengths:
-        left -= config.repeats * sum(p.seconds for p in cells("full", (length,), ("rollout",)))
+        left -= config.repeats * sum(p.seconds or 0.0 for p in cells("full", (length,), ("rollout",)))
         if left < 0:
             break
         reached += (length,)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.measure.cells import SIMULATED, Cell
+from scaling.measure.cells import OPENAI, SIMULATED, Cell
 from scaling.measure.full import Measurement
+from scaling.measure.served import SERVED
 from scaling.measure.telemetry import Telemetry
 from scaling.predict.shape import FlopsConvention, Shape
 from scaling.results import PROFILED_MEANWHILE, SCHEMA_VERSION, Row, Status
@@ -51,6 +52,9 @@ def build_row(
     why_not_whole = "failed" if found is None else "profiled" if cell.method == "profile" else PROFILED_MEANWHILE
     if found and cell.engine == SIMULATED:  # this machine only did the arithmetic: nobody disturbs a virtual clock
         valid, invalid, why_not_whole = True, None, SIMULATED
+    if found and cell.engine == OPENAI:  # how busy this machine was says nothing of the server's
+        whole, why_not_whole = False, SERVED
+        valid, invalid = (False, f"retried: {found.retried} requests") if found.retried else (True, None)
     gpu = telemetry.gpu if whole else None
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
@@ -123,6 +127,7 @@ def build_row(
         sm_clock_mhz=gpu.sm_mhz if gpu else None,
         throttled_share=gpu.throttled_share if gpu else None,
         power_capped_share=gpu.power_capped_share if gpu else None,
+        drifted_tokens=found.drifted_tokens if found else None,
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from scaling.engines.base import Limits
 from scaling.errors import StoreError, UsageError, unknown
 from scaling.lengths import parse_lengths
-from scaling.measure.cells import SIMULATED, VLLM, RunConfig
+from scaling.measure.cells import OPENAI, SIMULATED, VLLM, RunConfig
 from scaling.measure.fingerprint import config_hash, fingerprint, fingerprint_id
 from scaling.measure.machine import probe_machine
 from scaling.measure.plan import PlannedCell, plan
+from scaling.measure.served import build_served, plan_served, served_by, served_device, served_source
 from scaling.measure.simulation import build_simulation, simulated_device, simulated_limits
 from scaling.measure.subject import Subject, build_subject, device_kind, has_gpu, torch_device
 from scaling.measure.sweep import Progress, Sweep
@@ -27,7 +28,10 @@ from scaling.thinking import Delethink
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that is about to start: what it measures and how long that should take."""
+    """A run that is about to start: what it measures and how long that should take.
+
+    `machine` is empty where a server runs the model: it cannot be probed.
+    """
 
     config: RunConfig
     source: Source
@@ -37,8 +41,10 @@ class Prepared:
     machine: dict[str, Any]
 
     @property
-    def expected_seconds(self) -> float:
-        return self.config.repeats * sum(p.seconds for p in self.planned)
+    def expected_seconds(self) -> float | None:
+        """Of all repeats; None where that cannot be known."""
+        seconds = [p.seconds for p in self.planned if p.seconds is not None]
+        return self.config.repeats * sum(seconds) if len(seconds) == len(self.planned) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,14 @@ class Outcome:
     store: Store
     total: int
     failed: int
+
+
+ENGINE_OPTIONS = {
+    SIMULATED: {"gpu"},
+    VLLM: {"tensor_parallel", "prefix_caching"},
+    OPENAI: {"base_url", "served_model", "devices"},
+}
+"""What goes with one engine alone."""
 
 
 def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: Path | None = None) -> RunConfig:
@@ -60,7 +74,9 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
     if like is not None:
         base = dict(Store.open(like).manifest["config"])
     else:
-        gpu = given.get("engine") == SIMULATED or has_gpu()
+        if given.get("engine") == OPENAI and "model" not in given:
+            raise UsageError("which model does the server run? give --model: a built-in name, or its directory here")
+        gpu = given.get("engine") in (SIMULATED, OPENAI) or has_gpu()
         model = given.get("model", "r1-distill-qwen-1.5b" if gpu else "tiny")
         base = {
             "model": model,
@@ -74,8 +90,10 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
         merged["state_size"] = merged["context_size"] // 2
     if "traces" not in given and (like is None or "concurrency" in given):
         merged["traces"] = merged["concurrency"]
-    if merged.get("engine") != SIMULATED and "gpu" not in given:
-        merged["gpu"] = None  # of a simulated run that is now measured
+    for engine, own in ENGINE_OPTIONS.items():
+        if merged.get("engine") != engine:
+            for name in own - set(given):
+                merged.pop(name, None)  # of the run `like`, which had another engine
     config = RunConfig.from_json(merged)
     if iterations is None:
         return config
@@ -113,7 +131,9 @@ def default_directory(config: RunConfig) -> Path:
 
 def prepare(config: RunConfig) -> Prepared:
     """Plans a run without building its model: costs every cell analytically, on a machine that is probed for a second
-    unless it is simulated."""
+    unless it is simulated. What a server will take is not foreseen; whether it answers is seen."""
+    if config.engine == OPENAI:
+        return _prepare_served(config)
     source = resolve(config.model, weights=False)
     if source.path is not None:
         config = replace(config, model=str(source.path.resolve()))  # so that it resumes from anywhere
@@ -145,6 +165,25 @@ def prepare(config: RunConfig) -> Prepared:
     return Prepared(config, source, name, planned, here, machine.to_json())
 
 
+def _prepare_served(config: RunConfig) -> Prepared:
+    source = served_source(config.model)
+    if source.path is not None:
+        config = replace(config, model=str(source.path.resolve()))
+    found = served_by(config)
+    kind = served_device(config, found)
+    named = replace(config, model=source.name)
+    planned = plan_served(named, Shape.from_config(source.config), source, found, device=kind)
+    return Prepared(config, source, kind, planned, _fingerprint(config, found), {})
+
+
+def _fingerprint(config: RunConfig, served: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a run is measured on, the server that runs the model included."""
+    here = fingerprint()
+    if config.engine == OPENAI:
+        here["software"]["server"] = served or served_by(config)
+    return here
+
+
 def execute(
     prepared: Prepared, out: Path, *, observe: Callable[[Progress], None] = lambda _: None, command: str | None = None
 ) -> Outcome:
@@ -162,6 +201,7 @@ def execute(
             "fingerprint": prepared.fingerprint,
             "fingerprint_id": fingerprint_id(prepared.fingerprint),
             "profile_limits": asdict(subject.profile_limits),
+            "served": subject.served,
             "command": command,
         },
     )
@@ -175,15 +215,15 @@ def resume(out: Path, *, observe: Callable[[Progress], None] = lambda _: None) -
     one run must be comparable.
     """
     store = Store.open(out)
-    here = fingerprint_id(fingerprint())
+    config = RunConfig.from_json(store.manifest["config"])
+    here = fingerprint_id(_fingerprint(config))
     if store.manifest["fingerprint_id"] != here:
         raise StoreError(
             f"{out} was begun on another machine or with other versions (fingerprint "
             f"{store.manifest['fingerprint_id']}, here {here}); start a new run with --from {out}"
         )
-    config = RunConfig.from_json(store.manifest["config"])
     planned = [PlannedCell.from_json(cell) for cell in store.manifest["cells"]]
-    source = resolve(config.model, weights=False)
+    source = served_source(config.model) if config.engine == OPENAI else resolve(config.model, weights=False)
     if source.digest != store.manifest["model"]["digest"]:
         raise StoreError(f"{out} was begun with other weights of {config.model}; start a new run with --from {out}")
     subject = _subject(config, source, planned)
@@ -195,6 +235,8 @@ def _subject(config: RunConfig, source: Source, planned: list[PlannedCell]) -> S
     cells = [p.cell for p in planned]
     if config.engine == SIMULATED:
         return build_simulation(config, Shape.from_config(source.config), cells)
+    if config.engine == OPENAI:
+        return build_served(config, source)
     return (build_vllm if config.engine == VLLM else build_subject)(config, source, cells)
 
 

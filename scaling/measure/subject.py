@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from scaling.engines.base import Engine, Limits, Profilable
-from scaling.measure.cells import SIMULATED, Cell, RunConfig
+from scaling.measure.cells import OPENAI, SIMULATED, Cell, RunConfig
 from scaling.measure.full import Measurement
 from scaling.measure.phases import Trained, measure_phase
 from scaling.models import Source
@@ -26,7 +27,7 @@ class Subject:
     `profile_limits` is what the profile method integrates under: the sequences in flight, and the KV tokens that
     the memory budget stands for, whether or not the engine has allocated them. `train` measures a training phase, from
     a cell and a seed. `beside`: single steps can be timed while requests run, between the steps of a rollout. `devices`
-    run the model together."""
+    run the model together. `served`: which server does, and how it was talked to."""
 
     shape: Shape
     torch_device: str
@@ -36,6 +37,7 @@ class Subject:
     train: Callable[[Cell, int], Measurement]
     beside: bool = True
     devices: int = 1
+    served: dict[str, Any] | None = None
 
     def warm_up(self, seed: int) -> None:
         """First-use costs (threads, allocators, kernels) are paid before anything is measured."""
@@ -45,6 +47,8 @@ class Subject:
         queries = [[(seed + i) % self.shape.vocabulary] * 16 for i in range(count)]
         lengths = [[WARM_UP_TOKENS]] * count
         rollout(self.engine, LongCoT(WARM_UP_TOKENS), queries, sampling=Sampling(seed=seed), lengths=lengths)
+        if self.engine.name == OPENAI:
+            return  # its single steps are never timed
         self.profilable.measure([16 + WARM_UP_TOKENS] * count, [16] * count)
 
 

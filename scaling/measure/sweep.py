@@ -10,10 +10,11 @@ from functools import partial
 
 from scaling.errors import MemoryLimitError, ran_out_of_memory
 from scaling.measure import profile
-from scaling.measure.cells import SIMULATED, Cell
+from scaling.measure.cells import OPENAI, SIMULATED, Cell
 from scaling.measure.full import Measurement, measure_full
 from scaling.measure.plan import PlannedCell
 from scaling.measure.rows import Context, build_row
+from scaling.measure.served import seen_from_here
 from scaling.measure.subject import Subject
 from scaling.measure.telemetry import Occupancy, Telemetry
 from scaling.results import Status, Store
@@ -24,13 +25,13 @@ OBSERVE_SECONDS = 0.2  # between two progress reports of one cell
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run is: repeats of cells stored and in all, what is measured now, the tokens it samples a second, and
-    the seconds left at the speed seen so far."""
+    the seconds left at the speed seen so far, None where no speed is known yet."""
 
     stored: int
     total: int
     now: str
     tokens_per_second: float | None
-    seconds_left: float
+    seconds_left: float | None
 
 
 class Sweep:
@@ -50,7 +51,9 @@ class Sweep:
     ) -> None:
         self.subject, self.store, self.seed, self.observe = subject, store, seed, observe
         self.context = Context(subject.shape, device_name, subject.devices, fingerprint_id)
-        self.expected = {p.cell.id: p.seconds for p in planned}
+        self.timed = all(p.seconds is not None for p in planned)
+        # a server's seconds cannot be foreseen: its cells count by their tokens, until the first one shows a speed
+        self.expected = {p.cell.id: p.seconds or float(p.cell.traces * p.cell.thinking_tokens) for p in planned}
         done = store.done()
         self.pending = [[p.cell for p in planned if (p.cell.id, r) not in done] for r in range(repeats)]
         self.total = repeats * len(planned)
@@ -121,9 +124,9 @@ class Sweep:
 
     def report(self, now: str, cells: Sequence[Cell], share: float, rate: float | None = None) -> None:
         """Tells the observer that `share` of these cells is done, at `rate` tokens a second."""
-        speed = self.measured / self.foreseen if self.foreseen else 1.0
-        left = self.left - share * sum(self.expected[cell.id] for cell in cells)
-        self.observe(Progress(self.stored, self.total, now, rate, max(left, 0.0) * speed))
+        speed = self.measured / self.foreseen if self.foreseen else 1.0 if self.timed else None
+        left = max(self.left - share * sum(self.expected[cell.id] for cell in cells), 0.0)
+        self.observe(Progress(self.stored, self.total, now, rate, None if speed is None else left * speed))
 
 
 class Interlude:
@@ -140,16 +143,19 @@ class Interlude:
 
     def measure(self, cell: Cell, seed: int) -> Measurement:
         """Measures the cell, itself in between."""
-        found = measure_full(self.sweep.subject.engine, cell, seed, interlude=self)
+        engine = self.sweep.subject.engine
+        before = engine.stats()
+        found = measure_full(engine, cell, seed, interlude=self)
+        if cell.engine == OPENAI:
+            found = seen_from_here(found, self.sweep.subject, before)
         if cell.engine == SIMULATED:  # its seconds are not ours
             found = replace(found, elapsed_seconds=time.perf_counter() - self.started - self.aside)
         return replace(found, disturbed=self.visited)
 
     def __call__(self, done: float) -> None:
         entered = time.perf_counter()
-        if self.sweep.subject.beside and self.visits.share < min(
-            self.begun + self.part * done, 1.0
-        ):  # the sum may round to more than all
+        due = min(self.begun + self.part * done, 1.0)  # the sum may round to more than all
+        if self.visits.share < due and self.sweep.subject.beside:
             self.visits.one()
             self.visited = True
         if entered - self.reported > OBSERVE_SECONDS:

@@ -98,6 +98,7 @@ class Row:
     sm_clock_mhz: float | None = None  # mean
     throttled_share: float | None = None  # of the window, under a thermal, hardware or power-brake slowdown
     power_capped_share: float | None = None  # of the window, at the power limit
+    drifted_tokens: int | None = None  # of a server of text: tokens that came back from it as others
 
 
 @cache
