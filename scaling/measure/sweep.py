@@ -95,7 +95,7 @@ class Sweep:
         while visits.share < 1:
             visits.one()
             self.report(f"grid of {len(visits.points)} points", cells, visits.share)
-        grid_id = profile.grid_id(visits.points, f"{self.context.fingerprint_id}/{cells[0].id}/{repeat}")
+        grid_id = profile.grid_id(visits.grid, f"{self.context.fingerprint_id}/{cells[0].id}/{repeat}")
         self.store.save_grid(grid_id, visits.grid.to_json())
         for cell in cells:
             self._attempt(cell, repeat, partial(visits.measurement, grid_id=grid_id))
