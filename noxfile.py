@@ -61,6 +61,13 @@ def engine_speed(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """A run on a real Ray cluster of this machine, with a worker that is killed in the middle."""
+    install(session, "dev", "ray")
+    session.run("pytest", "tests/measure/test_cluster.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Our own hot paths, timed by pytest-benchmark."""
     install(session, "dev")

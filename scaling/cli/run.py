@@ -146,6 +146,8 @@ def run(
 
     config = configure(given, iterations=iterations, like=from_run)
     if dry_run:
+        if shard is not None:
+            raise UsageError("--dry-run shows the whole run, which its parts share; leave --shard out")
         _show_plan(prepare(config), json)
         return 0
     return _launch(config, out, launcher, shard, json)
