@@ -71,6 +71,7 @@ def launch_ray(
         planned = planned_cells(store)
         if config is not None:
             announce(config, store.manifest["device"], planned)
+        pending.update({reference: label(units(planned)[0][0].cell) for reference in pending})
         for index, unit in enumerate(units(planned)):
             if (index > 0 or config is None) and missing(store, unit):
                 pending[start(index)] = label(unit[0].cell)

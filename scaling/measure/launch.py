@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from scaling.errors import ScalingError, UsageError, unknown
+from scaling.errors import ScalingError, StoreError, UsageError, unknown
 from scaling.measure.cells import VLLM, RunConfig
 from scaling.measure.cluster import launch_ray
 from scaling.measure.run import Outcome, execute, outcome, planned_cells, prepare, resume
@@ -41,7 +41,8 @@ def launch(
 
     `shard` measures that part alone, in this process; whoever comes first begins the run, the others join it. Else
     `local` has a process for each GPU (each `tensor_parallel` GPUs), or this one where there are not two, and `ray` a
-    task for each cell. Engines that run no model here need none of it.
+    task for each cell. Engines that run no model here need none of it. Raises `StoreError` for a `config` where there
+    is a run already, unless it is a shard's.
     """
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
@@ -49,6 +50,8 @@ def launch(
         if launcher != "local":
             raise UsageError(f"--shard is a launcher of its own; leave --launcher {launcher} out")
         return join(config, out, shard, observe=observe, announce=announce, command=command)
+    if config is not None and (out / MANIFEST).exists():
+        raise StoreError(f"there is a run at {out} already; give a new directory, or go on with it by --resume")
     effective = config or RunConfig.from_json(Store.open(out).manifest["config"])
     if effective.engine in ("local", VLLM):
         if launcher == "ray":

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from scaling.errors import ScalingError, UsageError
+from scaling.errors import ScalingError, StoreError, UsageError
 from scaling.measure.cells import RunConfig
 from scaling.measure.launch import device_groups, launch, launch_local, visible_devices
 from scaling.measure.run import configure, resume
@@ -145,6 +145,15 @@ def test_several_gpus_have_a_worker_each_and_go_on_as_many(tmp_path, monkeypatch
     monkeypatch.setattr("scaling.measure.launch.launch_local", lambda groups, *_, **__: asked.append(groups))
     launch(config(48), tmp_path / "run")
     assert asked == [["0", "1", "2", "3"]]
+
+
+@pytest.mark.parametrize("launcher", ["local", "ray"])
+def test_a_run_that_is_there_is_not_taken_for_the_new_one(tmp_path, monkeypatch, launcher):
+    monkeypatch.setattr("scaling.measure.launch.visible_devices", lambda: ["0", "1"])
+    given = {"engine": "simulated", "gpu": "h100", "model": "qwen3-0.6b", "lengths": (1024,), "repeats": 1}
+    launch(configure(given), tmp_path)
+    with pytest.raises(StoreError, match="go on with it by --resume"):
+        launch(config(48), tmp_path, launcher=launcher)
 
 
 def test_an_unknown_launcher_is_refused(tmp_path):
