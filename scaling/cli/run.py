@@ -25,7 +25,7 @@ EXAMPLES = (
     "scaling run --mode delethink --lengths 8k..96k",
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
-    "scaling run --lengths 8k..96k --shard 2/8 --out /shared/run   # one of eight jobs that fill one run",
+    "scaling run --lengths 8k..96k --shard 2/8 --out /shared/run   # one of eight parts",
     "scaling run --resume                                          # go on with the newest run",
 )
 
