@@ -15,6 +15,8 @@ from scaling.errors import UsageError
 from scaling.lengths import format_tokens, parse_lengths, parse_tokens
 
 if TYPE_CHECKING:
+    from scaling.measure.cells import RunConfig
+    from scaling.measure.plan import PlannedCell
     from scaling.measure.run import Outcome, Prepared
     from scaling.measure.sweep import Progress
 
@@ -24,6 +26,7 @@ EXAMPLES = (
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
     "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --devices 2",
+    "scaling run --lengths 8k..96k --shard 2/8 --out /shared/run   # one of eight parts",
     "scaling run --resume                                          # go on with the newest run",
 )
 
@@ -111,6 +114,14 @@ def run(
     from_run: Annotated[
         Path | None, typer.Option("--from", help="Measure what this run measured; options given here override it.")
     ] = None,
+    launcher: Annotated[
+        str,
+        typer.Option(help="local has a process for each visible GPU, ray a task for each cell on a Ray cluster."),
+    ] = "local",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Measure one part of n of the run in --out, which all parts share: i/n, as in 2/8."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their expected time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")] = False,
 ) -> int:
@@ -148,42 +159,65 @@ def run(
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if given or iterations is not None or from_run is not None or dry_run:
-            raise UsageError("--resume goes on with a run as it was begun; it takes --out and --json, nothing else")
-        return _resume(out, json)
-    from scaling.measure.run import configure, default_directory, execute, prepare
+            raise UsageError(
+                "--resume goes on with a run as it was begun; it takes --out, --launcher, --shard and --json alone"
+            )
+        return _launch(None, out, launcher, shard, json)
+    from scaling.measure.run import configure, prepare
 
     config = configure(given, iterations=iterations, like=from_run)
-    prepared = prepare(config)
     if dry_run:
-        _show_plan(prepared, json)
+        if shard is not None:
+            raise UsageError("--dry-run shows the whole run, which its parts share; leave --shard out")
+        _show_plan(prepare(config), json)
         return 0
-    target = out or default_directory(config)
-    _say_what_auto_leaves_out(prepared)
-    say(
-        f"{len(prepared.planned)} cells × {config.repeats} repeats on {prepared.device}, "
-        f"{_expected(prepared)}; into {target}"
-    )
-    command = shlex.join(["scaling", *sys.argv[1:]])
-    return _finish(target, lambda observe: execute(prepared, target, observe=observe, command=command), json)
+    return _launch(config, out, launcher, shard, json)
 
 
-def _expected(prepared: Prepared) -> str:
-    if prepared.expected_seconds is None:
-        return "for as long as the server takes, which cannot be foreseen"
-    of_its_time = " of its time, in much less of ours" if prepared.config.gpu else ""
-    return f"about {_duration(prepared.expected_seconds)}{of_its_time}"
-
-
-def _resume(out: Path | None, json: bool) -> int:
-    from scaling.measure.run import resume
+def _launch(config: RunConfig | None, out: Path | None, launcher: str, shard: str | None, json: bool) -> int:
+    """Measures what `config` says, or goes on with a run without it."""
+    from scaling.measure.launch import launch
+    from scaling.measure.run import default_directory
+    from scaling.measure.shards import Shard
     from scaling.results import newest_run
 
-    target = out or newest_run()
-    return _finish(target, lambda observe: resume(target, observe=observe), json)
+    part = Shard.parse(shard) if shard is not None else None
+    if part is not None and out is None:
+        raise UsageError("--shard measures a part of a run that others share; say which with --out DIRECTORY")
+    target = out or (newest_run() if config is None else default_directory(config))
+
+    def announce(config: RunConfig, device: str, planned: list[PlannedCell]) -> None:
+        if part is None:
+            _say_what_auto_leaves_out(config, planned)
+        say(f"{len(planned)} cells × {config.repeats} repeats on {device}, {_expected(config, planned)}; into {target}")
+
+    def work(observe: Callable[[Progress], None]) -> Outcome:
+        command = shlex.join(["scaling", *sys.argv[1:]])
+        return launch(
+            config, target, launcher=launcher, shard=part, observe=observe, announce=announce, command=command
+        )
+
+    again = f"scaling run --resume --out {target}"
+    if part is not None:
+        again += f" --shard {part}"
+    elif launcher != "local":
+        again += f" --launcher {launcher}"
+    return _finish(target, work, again, json)
 
 
-def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome], json: bool) -> int:
-    """Runs the work under a progress bar and says what came of it; returns the exit code."""
+def _expected(config: RunConfig, planned: list[PlannedCell]) -> str:
+    seconds = [p.seconds for p in planned if p.seconds is not None]
+    if len(seconds) < len(planned):
+        return "for as long as the server takes, which cannot be foreseen"
+    of_its_time = " of its time, in much less of ours" if config.gpu else ""
+    return f"about {_duration(config.repeats * sum(seconds))}{of_its_time}"
+
+
+def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome], again: str, json: bool) -> int:
+    """Runs the work under a progress bar and says what came of it; returns the exit code.
+
+    `again` is the command that goes on with it.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
@@ -214,25 +248,32 @@ def _finish(target: Path, work: Callable[[Callable[[Progress], None]], Outcome],
         except KeyboardInterrupt:
             bar.stop()
             if target.is_dir():
-                warn(f"interrupted; what is measured is saved; go on with: scaling run --resume --out {target}")
+                warn(f"interrupted; what is measured is saved; go on with: {again}")
             raise
     frame = outcome.store.frame()
     if outcome.failed:
         for row in frame[frame["status"] != "ok"].drop_duplicates("cell_id").to_dict("records"):
             length = format_tokens(int(row["mean_thinking_tokens"]))
             warn(f"{row['environment']} {row['phase']} at {length}: {row['status']}: {row['reason']}")
+    for death in outcome.died:
+        warn(death)
     if json:
-        print_json({"run": target, "rows": len(frame), "failed": outcome.failed})
+        print_json({"run": target, "rows": len(frame), "total": outcome.total, "failed": outcome.failed})
     else:
         print(target)
-    say(f"{len(frame)} rows, {outcome.failed} failed; next: scaling fit {target}; scaling report {target}")
-    return FINISHED_WITH_FAILURES if outcome.failed else 0
+    if outcome.died:
+        say(f"{len(frame)} of {outcome.total} rows of the run exist; go on with: {again}")
+    elif len(frame) < outcome.total:
+        say(f"{len(frame)} of {outcome.total} rows of the run exist, {outcome.failed} failed; others are still to come")
+    else:
+        say(f"{len(frame)} rows, {outcome.failed} failed; next: scaling fit {target}; scaling report {target}")
+    return FINISHED_WITH_FAILURES if outcome.failed or outcome.died else 0
 
 
-def _say_what_auto_leaves_out(prepared: Prepared) -> None:
-    lengths = prepared.config.lengths
-    for phase in prepared.config.phases:
-        reached = max((p.cell.thinking_tokens for p in prepared.planned if p.cell.phase == phase), default=0)
+def _say_what_auto_leaves_out(config: RunConfig, planned: list[PlannedCell]) -> None:
+    lengths = config.lengths
+    for phase in config.phases:
+        reached = max((p.cell.thinking_tokens for p in planned if p.cell.phase == phase), default=0)
         if phase != "sync" and reached < lengths[-1]:
             span = f"up to {format_tokens(reached)}" if reached else "nowhere"
             warn(f"{phase} is measured {span}, where full rollouts fit the time; --method full measures it everywhere")

@@ -25,6 +25,11 @@ class PlannedCell:
     cell: Cell
     seconds: float | None
 
+    @property
+    def weight(self) -> float:
+        """What shares and progress go by: expected seconds, or tokens where a server's speed cannot be foreseen."""
+        return self.seconds or float(self.cell.traces * self.cell.thinking_tokens)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PlannedCell:
         seconds = data["expected_seconds"]

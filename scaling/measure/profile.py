@@ -196,7 +196,7 @@ def replicates(store: Store, *, count: int = 400, seed: int = 0) -> Callable[[Da
     return resample
 
 
-def grid_id(points: Sequence[Point], identity: str) -> str:
-    """Names a grid after its points and what they were measured on."""
-    text = json.dumps([identity, [(p.kind, p.rows, p.tokens) for p in points]])
+def grid_id(grid: Grid, identity: str) -> str:
+    """Names a grid after what it was measured on and every second in it: two writers never mean one id differently."""
+    text = json.dumps([identity, grid.to_json()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -47,13 +47,24 @@ class Prepared:
         return self.config.repeats * sum(seconds) if len(seconds) == len(self.planned) else None
 
 
+Part = Callable[[list[PlannedCell]], list[PlannedCell]]
+"""Which of a run's cells one of its writers measures."""
+
+
+def whole(planned: list[PlannedCell]) -> list[PlannedCell]:
+    """All cells: the part of a run's only writer."""
+    return planned
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished run: its store, and how many of its repeats are rows that say why they failed."""
+    """What came of a run, or of a part of it: the store of the whole run, the rows that it has when it is finished,
+    how many rows of the part say why they failed, and a line for each writer that died."""
 
     store: Store
     total: int
     failed: int
+    died: tuple[str, ...] = ()
 
 
 ENGINE_OPTIONS = {
@@ -129,14 +140,18 @@ def default_directory(config: RunConfig) -> Path:
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(config.model).name}"
 
 
+def located(config: RunConfig) -> tuple[RunConfig, Source]:
+    """The configuration with the whole path of its checkpoint, so that it resumes from anywhere; and its model."""
+    source = served_source(config.model) if config.engine == OPENAI else resolve(config.model, weights=False)
+    return (config if source.path is None else replace(config, model=str(source.path.resolve()))), source
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Plans a run without building its model: costs every cell analytically, on a machine that is probed for a second
     unless it is simulated. What a server will take is not foreseen; whether it answers is seen."""
+    config, source = located(config)
     if config.engine == OPENAI:
-        return _prepare_served(config)
-    source = resolve(config.model, weights=False)
-    if source.path is not None:
-        config = replace(config, model=str(source.path.resolve()))  # so that it resumes from anywhere
+        return _prepare_served(config, source)
     shape = Shape.from_config(source.config)
     here = fingerprint()
     training = None
@@ -165,10 +180,7 @@ def prepare(config: RunConfig) -> Prepared:
     return Prepared(config, source, name, planned, here, machine.to_json())
 
 
-def _prepare_served(config: RunConfig) -> Prepared:
-    source = served_source(config.model)
-    if source.path is not None:
-        config = replace(config, model=str(source.path.resolve()))
+def _prepare_served(config: RunConfig, source: Source) -> Prepared:
     found = served_by(config)
     kind = served_device(config, found)
     named = replace(config, model=source.name)
@@ -185,50 +197,100 @@ def _fingerprint(config: RunConfig, served: dict[str, Any] | None = None) -> dic
 
 
 def execute(
-    prepared: Prepared, out: Path, *, observe: Callable[[Progress], None] = lambda _: None, command: str | None = None
+    prepared: Prepared,
+    out: Path,
+    *,
+    part: Part = whole,
+    shared: bool = False,
+    observe: Callable[[Progress], None] = lambda _: None,
+    command: str | None = None,
 ) -> Outcome:
-    """Measures a prepared run into a new directory `out`."""
+    """Measures a part of a prepared run into a new directory `out`.
+
+    With `shared`, others may begin the same run there at the same moment: the first of them writes the manifest, and
+    the rest follow it.
+    """
     subject = _subject(prepared.config, prepared.source, prepared.planned)
-    store = Store.create(
-        out,
-        {
-            "config": prepared.config.to_json(),
-            "config_hash": config_hash(prepared.config.to_json()),
-            "device": prepared.device,
-            "cells": [{**p.cell.to_json(), "expected_seconds": p.seconds} for p in prepared.planned],
-            "model": prepared.source.record(),
-            "machine": prepared.machine,
-            "fingerprint": prepared.fingerprint,
-            "fingerprint_id": fingerprint_id(prepared.fingerprint),
-            "profile_limits": asdict(subject.profile_limits),
-            "served": subject.served,
-            "command": command,
-        },
-    )
-    return _sweep(store, prepared.config, subject, prepared.planned, observe)
+    manifest = {
+        "config": prepared.config.to_json(),
+        "config_hash": config_hash(prepared.config.to_json()),
+        "device": prepared.device,
+        "cells": [{**p.cell.to_json(), "expected_seconds": p.seconds} for p in prepared.planned],
+        "model": prepared.source.record(),
+        "machine": prepared.machine,
+        "fingerprint": prepared.fingerprint,
+        "fingerprint_id": fingerprint_id(prepared.fingerprint),
+        "profile_limits": asdict(subject.profile_limits),
+        "served": subject.served,
+        "command": command,
+    }
+    store = Store.create(out, manifest, join=shared)
+    check_same(store, prepared.config)
+    _check_comparable(store, prepared.fingerprint, prepared.source)
+    planned = planned_cells(store)
+    if [p.cell for p in planned] != [p.cell for p in prepared.planned]:  # `auto` foresaw another speed there
+        raise StoreError(f"{out} was begun a moment ago with other cells than are planned here; run this part again")
+    subject.profile_limits = Limits(**store.manifest["profile_limits"])
+    return _sweep(store, prepared.config, subject, part(planned), observe)
 
 
-def resume(out: Path, *, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
-    """Goes on with the run in `out` as its manifest says; what it has already is kept.
+def resume(out: Path, *, part: Part = whole, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
+    """Goes on with a part of the run in `out` as its manifest says; what it has already is kept.
 
     Raises `StoreError` where the machine, the versions or the weights differ from those that it began with: rows of
     one run must be comparable.
     """
     store = Store.open(out)
     config = RunConfig.from_json(store.manifest["config"])
-    here = fingerprint_id(_fingerprint(config))
-    if store.manifest["fingerprint_id"] != here:
-        raise StoreError(
-            f"{out} was begun on another machine or with other versions (fingerprint "
-            f"{store.manifest['fingerprint_id']}, here {here}); start a new run with --from {out}"
-        )
-    planned = [PlannedCell.from_json(cell) for cell in store.manifest["cells"]]
-    source = served_source(config.model) if config.engine == OPENAI else resolve(config.model, weights=False)
-    if source.digest != store.manifest["model"]["digest"]:
-        raise StoreError(f"{out} was begun with other weights of {config.model}; start a new run with --from {out}")
+    planned = planned_cells(store)
+    _, source = located(config)
+    _check_comparable(store, _fingerprint(config), source)
+    if not missing(store, part(planned)):
+        return outcome(store, part(planned))
     subject = _subject(config, source, planned)
     subject.profile_limits = Limits(**store.manifest["profile_limits"])
-    return _sweep(store, config, subject, planned, observe)
+    return _sweep(store, config, subject, part(planned), observe)
+
+
+def planned_cells(store: Store) -> list[PlannedCell]:
+    """All cells of a run."""
+    return [PlannedCell.from_json(cell) for cell in store.manifest["cells"]]
+
+
+def missing(store: Store, planned: list[PlannedCell]) -> set[tuple[str, int]]:
+    """(cell_id, repeat) of the rows that these cells still lack."""
+    repeats = range(store.manifest["config"]["repeats"])
+    return {(p.cell.id, repeat) for p in planned for repeat in repeats} - store.done()
+
+
+def outcome(store: Store, part: list[PlannedCell], died: Sequence[str] = ()) -> Outcome:
+    """What came of a part of a run."""
+    frame = store.frame()
+    failed = frame["cell_id"].isin([p.cell.id for p in part]) & (frame["status"] != "ok")
+    total = store.manifest["config"]["repeats"] * len(store.manifest["cells"])
+    return Outcome(store, total, int(failed.sum()), tuple(died))
+
+
+def check_same(store: Store, config: RunConfig) -> None:
+    """Raises `StoreError`, naming a difference, unless the run in `store` measures what `config` says."""
+    there = RunConfig.from_json(store.manifest["config"])
+    for name, here in asdict(config).items():
+        if (other := getattr(there, name)) != here:
+            raise StoreError(
+                f"{store.path} is another run: its {name} is {other}, here it is {here}; give another --out"
+            )
+
+
+def _check_comparable(store: Store, found: dict[str, Any], source: Source) -> None:
+    out, began, here = store.path, store.manifest["fingerprint_id"], fingerprint_id(found)
+    if began != here:
+        raise StoreError(
+            f"{out} was begun on another machine or with other versions (fingerprint {began}, here {here}); "
+            f"start a new run with --from {out}"
+        )
+    if source.digest != store.manifest["model"]["digest"]:
+        name = store.manifest["config"]["model"]
+        raise StoreError(f"{out} was begun with other weights of {name}; start a new run with --from {out}")
 
 
 def _subject(config: RunConfig, source: Source, planned: list[PlannedCell]) -> Subject:
@@ -261,5 +323,4 @@ def _sweep(
         sweep.run()
     finally:
         subject.engine.close()
-    frame = store.frame()
-    return Outcome(store, sweep.total, int((frame["status"] != "ok").sum()))
+    return outcome(store, planned)

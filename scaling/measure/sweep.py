@@ -52,8 +52,7 @@ class Sweep:
         self.subject, self.store, self.seed, self.observe = subject, store, seed, observe
         self.context = Context(subject.shape, device_name, subject.devices, fingerprint_id)
         self.timed = all(p.seconds is not None for p in planned)
-        # a server's seconds cannot be foreseen: its cells count by their tokens, until the first one shows a speed
-        self.expected = {p.cell.id: p.seconds or float(p.cell.traces * p.cell.thinking_tokens) for p in planned}
+        self.expected = {p.cell.id: p.weight for p in planned}
         done = store.done()
         self.pending = [[p.cell for p in planned if (p.cell.id, r) not in done] for r in range(repeats)]
         self.total = repeats * len(planned)
@@ -98,7 +97,7 @@ class Sweep:
         while visits.share < 1:
             visits.one()
             self.report(f"grid of {len(visits.points)} points", cells, visits.share)
-        grid_id = profile.grid_id(visits.points, f"{self.context.fingerprint_id}/{cells[0].id}/{repeat}")
+        grid_id = profile.grid_id(visits.grid, f"{self.context.fingerprint_id}/{cells[0].id}/{repeat}")
         self.store.save_grid(grid_id, visits.grid.to_json())
         for cell in cells:
             self._attempt(cell, repeat, partial(visits.measurement, grid_id=grid_id))

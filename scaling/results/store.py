@@ -39,11 +39,12 @@ class Store:
         self._swept = False
 
     @classmethod
-    def create(cls, path: str | Path, manifest: Mapping[str, Any]) -> Store:
+    def create(cls, path: str | Path, manifest: Mapping[str, Any], *, join: bool = False) -> Store:
         """Starts a run in a new or empty directory.
 
         `manifest` is what the run has to remember, as JSON; its format and schema version are added. Raises
-        `StoreError` if there is a run or anything else already, or if the directory cannot be written.
+        `StoreError` if there is a run or anything else already, or if the directory cannot be written. With `join`, a
+        run that is there is opened instead: of several writers that begin one run, the first one's manifest holds.
         """
         path = Path(path)
         header = {"format": FORMAT, "schema_version": SCHEMA_VERSION}
@@ -51,11 +52,15 @@ class Store:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(not entry.match(".*.tmp") for entry in path.iterdir()):
+                if join and (path / MANIFEST).exists():
+                    return cls.open(path)
                 raise StoreError(f"{path} is not empty; give a new directory, or resume the run that is there")
         except OSError as error:
             raise _cannot_write(path, error) from error
         try:
             if not _publish(path / MANIFEST, _to_json(complete)):
+                if join:
+                    return cls.open(path)
                 raise StoreError(f"{path} was just taken by another run; give a new directory")
         except StoreError:
             with suppress(OSError):

@@ -261,3 +261,38 @@ def test_a_full_disk_is_one_line_and_what_was_measured_stays(tmp_path):
         assert (frame["status"] == "ok").all()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_shards_fill_one_run_and_say_how_much_of_it_exists(cli, here):
+    first = ran(cli, "--shard", "2/2", "--out", "r")
+    assert first.code == 0, first.err
+    assert "4 of 8 rows of the run exist" in first.err
+    second = ran(cli, "--shard", "1/2", "--out", "r")
+    assert "8 rows, 0 failed; next: scaling fit r" in second.err
+    assert len(Store.open(here / "r").done()) == 8
+    once_more = cli("run", "--resume", "--out", "r", "--shard", "1/2", "--json")
+    assert json.loads(once_more.out) | {"schema_version": ""} == {
+        "schema_version": "",
+        "run": "r",
+        "rows": 8,
+        "total": 8,
+        "failed": 0,
+    }
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shard", "1/2"], "--out"),
+        (["--shard", "3/2", "--out", "r"], "2/8"),
+        (["--shard", "1/2", "--out", "r", "--launcher", "ray"], "leave --launcher ray out"),
+        (["--launcher", "slurm"], "unknown launcher 'slurm'"),
+        (["--shard", "1/2", "--out", "r", "--dry-run"], "whole run"),
+    ],
+)
+def test_a_launch_that_makes_no_sense_is_one_line(cli, arguments, said):
+    done = ran(cli, *arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1

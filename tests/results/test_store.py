@@ -119,6 +119,17 @@ def test_a_run_may_start_in_an_empty_directory(tmp_path: Path) -> None:
     assert Store.create(tmp_path, {}).done() == set()
 
 
+def test_whoever_joins_a_run_gets_the_manifest_of_the_first(store: Store, tmp_path: Path) -> None:
+    assert Store.create(store.path, {"name": "second"}, join=True).manifest == store.manifest
+    assert Store.create(tmp_path / "new", {"name": "first"}, join=True).manifest["name"] == "first"
+
+
+def test_what_is_no_run_cannot_be_joined(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(StoreError, match="not empty"):
+        Store.create(tmp_path, {}, join=True)
+
+
 def test_a_run_cannot_start_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"cannot write .*file/run: Not a directory"):
