@@ -18,7 +18,7 @@ from scaling.decoder import Decoder
 from scaling.errors import CheckpointError, StoreError, UsageError
 from scaling.models import end_tokens
 from scaling.tasks.walk import CONFIG
-from trainer.checkpoint import checkpoints, newest
+from trainer.checkpoint import checkpoints, newest, restore
 from trainer.loop import Trainer
 from trainer.metrics import read
 
@@ -119,6 +119,16 @@ def test_a_recipes_model_of_an_architecture_that_cannot_be_trained_is_refused(st
     with pytest.raises((CheckpointError, UsageError), match="gemma"):
         start(f"model={model}")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_optimizer_goes_on_where_the_parameters_are(start: Start) -> None:
+    trainer = start("steps=1")
+    saved = trainer.train()
+    elsewhere = Decoder.from_config(trainer.policy.config).to("meta")
+    optimizer = torch.optim.AdamW(elsewhere.parameters())
+    restore(saved, elsewhere, optimizer)
+    devices = {value.device.type for state in optimizer.state.values() for value in state.values()}
+    assert devices == {"meta"}
 
 
 def test_what_is_no_run_of_ours_is_refused(start: Start, tmp_path: Path) -> None:
