@@ -110,7 +110,13 @@ class Trainer:
         manifest = Store.open(run).manifest
         if manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
-        recipe = Recipe.from_json(manifest.get("recipe", {})).override(changes)
+        begun = Recipe.from_json(manifest.get("recipe", {}))
+        recipe = begun.override(changes)
+        for name in ("model", "warm_steps"):
+            if getattr(recipe, name) != getattr(begun, name):
+                raise UsageError(f"{name} decides how a run begins, and {run} has begun; start another with it")
+        if recipe.kl and not begun.kl:
+            raise UsageError(f"{run} began with kl=0 and kept no reference to compare with; start another with kl")
         checkpoint = checkpoint or newest(run)
         questions = _questions(recipe)
         if questions.parameters() != manifest.get("task"):
@@ -129,8 +135,11 @@ class Trainer:
 
         Raises `ScalingError`, saying where and which checkpoint is good, once a loss is not finite.
         """
-        metrics = Metrics(self.run, self.done.step) if self.ranks.lead else None
         store = Store.open(self.run)
+        metrics = None
+        if self.ranks.lead:  # what was written after the checkpoint is of steps that are made again
+            metrics = Metrics(self.run, self.done.step)
+            store.drop_after(self.done.step)
         self.open_engine()
         try:
             while self.done.step < self.recipe.steps:
@@ -148,6 +157,8 @@ class Trainer:
                     on_step(line)
         finally:
             self.engine.close()
+            if metrics is not None:
+                metrics.close()
         return self.save()
 
     def step(self) -> tuple[dict[str, Any], list[Row]]:

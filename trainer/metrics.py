@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scaling.errors import StoreError, UsageError
+from scaling.files import appearing
 from scaling.measure.cells import Cell
 from scaling.measure.fingerprint import fingerprint_id
 from scaling.measure.full import Measurement
@@ -157,7 +158,8 @@ class Metrics:
         """Lines after step `done` belong to steps that will be made again, and go."""
         self.path = run / FILE
         kept = [line for line in read(run) if line["step"] <= done]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with appearing(self.path, replace=True) as pending:
+            pending.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._board = _tensorboard(run / "tensorboard", done)
 
     def append(self, line: dict[str, Any]) -> None:
@@ -168,6 +170,11 @@ class Metrics:
                 for number, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
                     if isinstance(each, int | float):
                         self._board.add_scalar(name if number is None else f"{name}/{number}", each, line["step"])
+
+    def close(self) -> None:
+        """Writes what TensorBoard's writer still holds, which is up to two minutes of events."""
+        if self._board is not None:
+            self._board.close()
 
 
 def read(run: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -167,7 +168,11 @@ def _train(recipe: Recipe | None, run: Path, changes: list[str], json: bool) -> 
             checkpoint = trainer.train(on_step)
         except KeyboardInterrupt:
             view.close()
-            warn(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {trainer.run}")
+            from trainer.checkpoint import newest
+
+            command = shlex.join(["scaling", "train", "--resume", str(trainer.run), *changes])
+            kept = f"{newest(trainer.run).name} is what is kept"
+            warn(f"interrupted after step {trainer.done.step}, {kept}; go on with: {command}")
             raise
     if not trainer.ranks.lead:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from safetensors.torch import load_file
 from scaling.decoder import Decoder
 from scaling.errors import CheckpointError, StoreError, UsageError
 from scaling.models import end_tokens
+from scaling.results import Store
 from scaling.tasks.walk import CONFIG
+from trainer import metrics
 from trainer.checkpoint import checkpoints, newest, restore
 from trainer.loop import Trainer
 from trainer.metrics import read
@@ -176,3 +179,44 @@ def test_a_damaged_line_of_metrics_is_named(start: Start) -> None:
         file.write("{no json}\n")
     with pytest.raises(StoreError, match=r"metrics.jsonl, line 2 is damaged"):
         Trainer.resume(trainer.run, ["steps=2"]).train()
+
+
+def test_steps_that_are_made_again_leave_one_row_a_phase(start: Start) -> None:
+    trainer = start("steps=3", "queries=2", "replay=0")
+    shutil.rmtree(trainer.train())  # as if killed before its last checkpoint was whole
+    Trainer.resume(trainer.run, ["temperature=0.5"]).train()  # so that the third step's rows are others
+    rows = Store.open(trainer.run).frame()
+    assert sorted(zip(rows["repeat"], rows["phase"], strict=True)) == [
+        (step, phase) for step in (1, 2, 3) for phase in ("logprob", "rollout", "sync", "update")
+    ]
+    third = rows[(rows["repeat"] == 3) & (rows["phase"] == "rollout")].iloc[0]
+    assert third["wall_seconds"] == read(trainer.run)[2]["rollout_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model=walk", "model decides how a run begins"),
+        ("warm_steps=5", "warm_steps decides how a run begins"),
+        ("kl=0.1", "kept no reference to compare with"),
+    ],
+)
+def test_what_only_a_beginning_can_heed_is_refused_later(start: Start, change: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Trainer.resume(start().run, [change])
+
+
+def test_tensorboards_events_are_all_written_when_a_run_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Board:
+        def add_scalar(self, name: str, _: float, step: int) -> None:
+            told.append(f"{name} {step}")
+
+        def close(self) -> None:
+            told.append("closed")
+
+    monkeypatch.setattr(metrics, "_tensorboard", lambda *_: Board())
+    start("steps=1", "queries=2").train()
+    assert told[0] == "step 1"
+    assert told[-1] == "closed"
