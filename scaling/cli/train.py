@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "scaling train --list",
-    "scaling train walk-delethink-cpu seed=1",
+    "scaling train walk-delethink-cpu seed=1 --out training/walk",
     "scaling train --show math-r1-distill-1.5b-delethink-24k --gpu h100-sxm --gpus 8 --length 8k",
-    "scaling train --resume training/walk steps=100",
+    "scaling train --resume training/walk steps=200",
 )
 
 SHOWN = ("rollout", "logprob", "update")
