@@ -26,6 +26,7 @@ from scaling.predict.shape import Shape
 from scaling.results import Phase, Row
 from scaling.rollout import Trace
 from scaling.update import Batch
+from trainer.checkpoint import cannot_write
 from trainer.recipe import Recipe
 
 FILE = "metrics.jsonl"
@@ -158,13 +159,19 @@ class Metrics:
         """Lines after step `done` belong to steps that will be made again, and go."""
         self.path = run / FILE
         kept = [line for line in read(run) if line["step"] <= done]
-        with appearing(self.path, replace=True) as pending:
-            pending.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        try:
+            with appearing(self.path, replace=True) as pending:
+                pending.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        except OSError as error:
+            raise cannot_write(self.path, error, "checkpoints are whole") from None
         self._board = _tensorboard(run / "tensorboard", done)
 
     def append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error, "checkpoints are whole") from None
         if self._board is not None:
             for name, value in line.items():
                 for number, each in enumerate(value) if isinstance(value, list) else [(None, value)]:

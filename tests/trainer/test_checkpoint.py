@@ -181,6 +181,17 @@ def test_a_damaged_line_of_metrics_is_named(start: Start) -> None:
         Trainer.resume(trainer.run, ["steps=2"]).train()
 
 
+def test_metrics_that_cannot_be_written_are_said_in_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = start("steps=1", "queries=2")
+
+    def refuse(_: Path, **__: bool) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(metrics, "appearing", refuse)
+    with pytest.raises(StoreError, match=r"cannot write .*metrics.jsonl: Permission denied; checkpoints are whole"):
+        trainer.train()
+
+
 def test_steps_that_are_made_again_leave_one_row_a_phase(start: Start) -> None:
     trainer = start("steps=3", "queries=2", "replay=0")
     shutil.rmtree(trainer.train())  # as if killed before its last checkpoint was whole
