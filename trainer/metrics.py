@@ -192,9 +192,13 @@ def read(run: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if line.endswith("\n"):
             try:
-                found.append(json.loads(line))
+                step = json.loads(line)
+                sound = isinstance(step, dict) and isinstance(step.get("step"), int)
             except ValueError:
-                raise StoreError(f"{path}, line {number} is damaged; take it out to go on") from None
+                sound = False
+            if not sound:
+                raise StoreError(f"{path}, line {number} is damaged; take it out to go on")
+            found.append(step)
     return found
 
 

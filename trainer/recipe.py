@@ -130,12 +130,14 @@ class Recipe:
         """The recipe that `to_json` gave; raises `UsageError` for what is none, or has keys not known here."""
         if not isinstance(stored, Mapping):
             raise UsageError(f"the stored recipe is no object of keys and values, but {stored!r:.40}")
-        for key in stored:
+        for key, value in stored.items():
             if key not in _TYPES:
                 raise unknown("recipe key", key, _TYPES)
+            if not _fits(key, value):
+                raise UsageError(f"the stored recipe is damaged: its {key} is {value!r:.40}")
         try:
             return cls(**stored)
-        except TypeError as error:  # a key that is not there, or a value of another type
+        except TypeError as error:  # a key that is not there
             raise UsageError(f"the stored recipe is damaged: {first_line(error)}") from None
 
 
@@ -170,6 +172,13 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (("seed",), lambda seed: abs(seed) < 1 << 32, "is not between -2**32 and 2**32"),
 )
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a value that was stored is of the key's type."""
+    hint = _TYPES[key]
+    kinds = (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 
 
 def _parse(key: str, text: str) -> Any:

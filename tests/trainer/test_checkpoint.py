@@ -172,11 +172,12 @@ def test_a_run_goes_on_with_the_problems_that_it_began_with(start: Start) -> Non
         Trainer.resume(trainer.run, ["task=walk:0-3"])
 
 
-def test_a_damaged_line_of_metrics_is_named(start: Start) -> None:
+@pytest.mark.parametrize("line", ["{no json}", "[]", '{"step": "x"}'])
+def test_a_damaged_line_of_metrics_is_named(start: Start, line: str) -> None:
     trainer = start("steps=1", "queries=2")
     trainer.train()
     with (trainer.run / "metrics.jsonl").open("a") as file:
-        file.write("{no json}\n")
+        file.write(f"{line}\n")
     with pytest.raises(StoreError, match=r"metrics.jsonl, line 2 is damaged"):
         Trainer.resume(trainer.run, ["steps=2"]).train()
 

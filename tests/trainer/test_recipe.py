@@ -66,6 +66,10 @@ def test_vineppo_has_its_own_baseline_and_takes_a_group_of_one() -> None:
     assert BASE.override(["advantage=vineppo", "group=1"]).group == 1
 
 
+def test_a_whole_number_that_was_stored_is_a_number_too() -> None:
+    assert Recipe.from_json({**BASE.to_json(), "temperature": 1, "importance_cap": None}).temperature == 1.0
+
+
 def test_a_stored_recipe_with_a_key_of_another_version_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown recipe key 'warmth'"):
         Recipe.from_json({**BASE.to_json(), "warmth": 1})
@@ -75,7 +79,10 @@ def test_a_stored_recipe_with_a_key_of_another_version_is_refused() -> None:
     ("stored", "said"),
     [
         (None, "no object of keys and values, but None"),
-        ({**BASE.to_json(), "steps": "many"}, "the stored recipe is damaged: "),
+        ({**BASE.to_json(), "steps": "many"}, "the stored recipe is damaged: its steps is 'many'"),
+        ({**BASE.to_json(), "queries": 2.5}, "damaged: its queries is 2.5"),
+        ({**BASE.to_json(), "mode": []}, r"damaged: its mode is \[\]"),
+        ({**BASE.to_json(), "temperature": None}, "damaged: its temperature is None"),
         ({key: value for key, value in BASE.to_json().items() if key != "model"}, "damaged: .*'model'"),
     ],
 )
