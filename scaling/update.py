@@ -284,7 +284,8 @@ def policy_loss(
 
     where w_t = min(exp(`old` − `behaviour`), cap). Losses of micro-batches add up to the loss of the step, wherever
     the chunks of a trace lie. The k3 term (Schulman 2020), kl · (r − 1 − ln r) with r = π_reference/π, is normalised
-    alike. Raises `UsageError` if log-probabilities that the objective needs are not given.
+    alike. `policy_kl` is the k3 estimate of KL(old ‖ policy), unbiased on tokens that the old policy sampled.
+    Raises `UsageError` if log-probabilities that the objective needs are not given.
     """
     if objective.importance_cap is not None and behaviour is None:
         raise UsageError("importance sampling needs behaviour log-probabilities; or set importance_cap to None")
@@ -295,7 +296,7 @@ def policy_loss(
     plain = ratio * advantages
     clipped = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high) * advantages
     terms = torch.minimum(plain, clipped)
-    sums = {"clip_fraction": (clipped < plain).sum(), "policy_kl": _k3(old - logprobs.detach()).sum()}
+    sums = {"clip_fraction": (clipped < plain).sum(), "policy_kl": _k3(logprobs.detach() - old).sum()}
     if objective.importance_cap is not None and behaviour is not None:
         weight = (old - behaviour).exp()
         terms = terms * weight.clamp(max=objective.importance_cap)

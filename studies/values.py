@@ -20,6 +20,7 @@ from scaling.update import Objective, backward, pack, samples_from
 from trainer import advantages
 from trainer.loop import Trainer
 from trainer.problems import order
+from trainer.ranks import whole
 from trainer.values import Each, State, Vine, ends, places
 
 Floats = NDArray[np.float64]
@@ -189,7 +190,7 @@ def _gradient(trainer: Trainer, vine: Vine, each: Sequence[Sequence[Each]]) -> T
             temperature=recipe.temperature,
             checkpoint=recipe.checkpoint_activations,
         )
-    row = torch.cat([p.grad.flatten().cpu() for p in policy.parameters() if p.grad is not None])
+    row = torch.cat([whole(p.grad).flatten().cpu() for p in policy.parameters() if p.grad is not None])
     policy.zero_grad(set_to_none=True)
     return row
 

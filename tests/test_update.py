@@ -412,6 +412,23 @@ def test_the_clip_is_wider_above_and_stops_the_gradient() -> None:
     assert float(sums["clip_fraction"]) == 3
 
 
+def test_the_divergences_are_those_of_the_policy_that_sampled() -> None:
+    """Each token of a small vocabulary, weighed as often as it is sampled: the means are the divergences."""
+    old, new, reference = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.1, 0.6, 0.3]], dtype=torch.float64).log()
+
+    def mean(name: str, now: Tensor, sampler: Tensor) -> float:
+        ones = torch.ones(1, dtype=torch.float64)
+        objective = Objective(importance_cap=None, kl=1.0)
+        found = [
+            policy_loss(now[i : i + 1], old[i : i + 1], ones, ones, traces=1, objective=objective, reference=r)[1][name]
+            for i, r in enumerate(reference.split(1))
+        ]
+        return float((torch.stack(found) * sampler.exp()).sum())
+
+    assert mean("policy_kl", new, old) == pytest.approx(float((old.exp() * (old - new)).sum()))
+    assert mean("reference_kl", new, new) == pytest.approx(float((new.exp() * (new - reference)).sum()))
+
+
 def test_the_gradient_norm_is_clipped() -> None:
     rng = random.Random(0)
     samples = [replace(sample, advantage=1e3) for sample in training_samples(group(rng), rng)]

@@ -21,8 +21,13 @@ def grpo(rewards: Sequence[float]) -> list[float]:
 
 
 def rloo(rewards: Sequence[float]) -> list[float]:
-    """R less the mean reward of the others in the group (Ahmadian et al. 2024, 2402.14740). Refuses a group of one."""
+    """R less the mean reward of the others in the group (Ahmadian et al. 2024, 2402.14740). Refuses a group of one.
+
+    Equal rewards give exact zeros, whatever sums of them would round to.
+    """
     total, others = sum(_compared(rewards, "RLOO")), len(rewards) - 1
+    if len(set(rewards)) == 1:
+        return [0.0] * len(rewards)
     return [reward - (total - reward) / others for reward in rewards]
 
 

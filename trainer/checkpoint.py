@@ -114,7 +114,9 @@ def restore(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer) -> P
         name, _, kind = key.rpartition("/")
         if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
             raise CheckpointError(f"{path} was written for another architecture: its {key} fits no parameter here")
-        optimizer.state[parameters[name]][kind] = tensor if kind == "step" else like(parameters[name], tensor)
+        # A fused optimizer counts its steps, which are not sharded, on the parameter's device.
+        there = tensor.to(parameters[name].device) if kind == "step" else like(parameters[name], tensor)
+        optimizer.state[parameters[name]][kind] = there
     return done
 
 

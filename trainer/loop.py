@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from scaling.decoder import Decoder
 from scaling.engines.local import LocalEngine
-from scaling.errors import ScalingError, StoreError, UsageError
+from scaling.errors import ScalingError, StoreError, UsageError, first_line, ran_out_of_memory
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
 from scaling.results import Phase, Row, Store
@@ -110,7 +110,12 @@ class Trainer:
         manifest = Store.open(run).manifest
         if manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
-        recipe = Recipe.from_json(manifest.get("recipe", {})).override(changes)
+        begun = Recipe.from_json(manifest.get("recipe", {}))
+        recipe = begun.override(changes)
+        if changed := [name for name in ("model", "warm_steps") if getattr(recipe, name) != getattr(begun, name)]:
+            raise UsageError(f"{changed[0]} decides how a run begins, and {run} has begun; start another with it")
+        if recipe.kl and not begun.kl:
+            raise UsageError(f"{run} began with kl=0 and kept no reference to compare with; start another with kl")
         checkpoint = checkpoint or newest(run)
         questions = _questions(recipe)
         if questions.parameters() != manifest.get("task"):
@@ -129,15 +134,18 @@ class Trainer:
 
         Raises `ScalingError`, saying where and which checkpoint is good, once a loss is not finite.
         """
-        metrics = Metrics(self.run, self.done.step) if self.ranks.lead else None
         store = Store.open(self.run)
+        metrics = None
+        if self.ranks.lead:  # what was written after the checkpoint is of steps that are made again
+            metrics = Metrics(self.run, self.done.step)
+            store.drop_after(self.done.step)
         self.open_engine()
         try:
             while self.done.step < self.recipe.steps:
                 try:
                     line, rows = self.step()
-                except ScalingError as error:
-                    raise type(error)(f"step {self.done.step + 1}: {error}; good: {newest(self.run)}") from None
+                except (ScalingError, RuntimeError, MemoryError) as error:
+                    raise self._stopped(error) from None
                 if metrics is not None:
                     for row in rows:
                         store.append(row)
@@ -148,6 +156,8 @@ class Trainer:
                     on_step(line)
         finally:
             self.engine.close()
+            if metrics is not None:
+                metrics.close()
         return self.save()
 
     def step(self) -> tuple[dict[str, Any], list[Row]]:
@@ -333,6 +343,14 @@ class Trainer:
         )
         self.sync(self.done.step)
 
+    def _stopped(self, error: Exception) -> Exception:
+        """What stopped a step, said with its number and the checkpoint to go on from; a fault of ours as it is."""
+        if ran_out_of_memory(error):
+            error = ScalingError(f"memory ran out ({first_line(error)}); try a smaller concurrency or token_budget")
+        if not isinstance(error, ScalingError):
+            return error
+        return type(error)(f"step {self.done.step + 1}: {error}; good: {newest(self.run)}")
+
     def _take_reference(self) -> None:
         if self.recipe.kl:
             self.reference = Decoder.load(self.run / REFERENCE, dtype=_dtype(self.recipe), device=self.ranks.device)
@@ -343,18 +361,12 @@ _PER_UPDATE = ("loss", "clip_fraction", "policy_kl", "reference_kl", "importance
 
 def teach(policy: Decoder, recipe: Recipe, on_step: Callable[[int, float], None] | None = None) -> None:
     """The supervised warm start on walks: short ones for the first third of its steps, then longer ones."""
-    _require_walk(recipe)
     short = recipe.warm_steps // 3
     context, seed, rate = recipe.environment.budget, _teacher(recipe), recipe.warm_learning_rate
     for steps, longest, start in ((short, 6, 0), (recipe.warm_steps - short, LONGEST_SHOWN, short)):
         if steps:
             shown = demonstrations(seed, context, longest, start=start * recipe.warm_examples)
             warm_start(policy, batches(shown, recipe.warm_examples), steps, rate, on_step)
-
-
-def _require_walk(recipe: Recipe) -> None:
-    if recipe.task.partition(":")[0] != WALK:
-        raise UsageError(f"task {recipe.task!r} has no demonstrations; set warm_steps=0 and replay=0")
 
 
 def _teacher(recipe: Recipe) -> int:
@@ -366,8 +378,8 @@ def _source(recipe: Recipe) -> Source | None:
 
 
 def _questions(recipe: Recipe) -> Questions:
-    if recipe.warm_steps or recipe.replay:
-        _require_walk(recipe)
+    if (recipe.warm_steps or recipe.replay) and recipe.task.partition(":")[0] != WALK:
+        raise UsageError(f"task {recipe.task!r} has no demonstrations; set warm_steps=0 and replay=0")
     source = _source(recipe)
     return questions_of(recipe, source.path if source else None)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scaling.errors import StoreError, UsageError
+from scaling.files import appearing
 from scaling.measure.cells import Cell
 from scaling.measure.fingerprint import fingerprint_id
 from scaling.measure.full import Measurement
@@ -25,6 +26,7 @@ from scaling.predict.shape import Shape
 from scaling.results import Phase, Row
 from scaling.rollout import Trace
 from scaling.update import Batch
+from trainer.checkpoint import cannot_write
 from trainer.recipe import Recipe
 
 FILE = "metrics.jsonl"
@@ -157,17 +159,29 @@ class Metrics:
         """Lines after step `done` belong to steps that will be made again, and go."""
         self.path = run / FILE
         kept = [line for line in read(run) if line["step"] <= done]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        try:
+            with appearing(self.path, replace=True) as pending:
+                pending.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        except OSError as error:
+            raise cannot_write(self.path, error, "checkpoints are whole") from None
         self._board = _tensorboard(run / "tensorboard", done)
 
     def append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error, "checkpoints are whole") from None
         if self._board is not None:
             for name, value in line.items():
                 for number, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
                     if isinstance(each, int | float):
                         self._board.add_scalar(name if number is None else f"{name}/{number}", each, line["step"])
+
+    def close(self) -> None:
+        """Writes what TensorBoard's writer still holds, which is up to two minutes of events."""
+        if self._board is not None:
+            self._board.close()
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -178,9 +192,13 @@ def read(run: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if line.endswith("\n"):
             try:
-                found.append(json.loads(line))
+                step = json.loads(line)
+                sound = isinstance(step, dict) and isinstance(step.get("step"), int)
             except ValueError:
-                raise StoreError(f"{path}, line {number} is damaged; take it out to go on") from None
+                sound = False
+            if not sound:
+                raise StoreError(f"{path}, line {number} is damaged; take it out to go on")
+            found.append(step)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -77,23 +77,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise unknown("mode", self.mode, MODES)
-        if self.advantage not in get_args(Advantage):
-            raise unknown("advantage", self.advantage, get_args(Advantage))
-        if self.dtype not in get_args(Dtype):
-            raise unknown("dtype", self.dtype, get_args(Dtype))
-        if self.value_states not in get_args(ValueStates):
-            raise unknown("value_states", self.value_states, get_args(ValueStates))
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} is not positive; give at least 1, as in {name}=1")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} {getattr(self, name)} is negative or not finite; 0 leaves it out")
-        for name in ("temperature", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} {getattr(self, name)} is not a positive number")
+        for name, known in _NAMES.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        for names, fits, said in _RANGES:
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise UsageError(f"{name} {getattr(self, name)} {said.format(name)}")
         if self.group < 2 and self.advantage != "vineppo":
             raise UsageError(
                 f"{self.advantage} compares the traces of a query, so group {self.group} is too small; as in group=8"
@@ -140,21 +130,55 @@ class Recipe:
         """The recipe that `to_json` gave; raises `UsageError` for what is none, or has keys not known here."""
         if not isinstance(stored, Mapping):
             raise UsageError(f"the stored recipe is no object of keys and values, but {stored!r:.40}")
-        for key in stored:
+        for key, value in stored.items():
             if key not in _TYPES:
                 raise unknown("recipe key", key, _TYPES)
+            if not _fits(key, value):
+                raise UsageError(f"the stored recipe is damaged: its {key} is {value!r:.40}")
         try:
             return cls(**stored)
-        except TypeError as error:  # a key that is not there, or a value of another type
+        except TypeError as error:  # a key that is not there
             raise UsageError(f"the stored recipe is damaged: {first_line(error)}") from None
 
 
 _TYPES = get_type_hints(Recipe)
+_NAMES: dict[str, tuple[str, ...]] = {
+    "mode": MODES,
+    "advantage": get_args(Advantage),
+    "dtype": get_args(Dtype),
+    "value_states": get_args(ValueStates),
+}
 _COUNTS = (
     *("problems", "steps", "queries", "group", "minibatches", "concurrency", "value_rollouts", "token_budget"),
     *("steps_per_value", "save_every", "keep_checkpoints", "replay_examples", "warm_examples"),
 )
-_NOT_NEGATIVE = ["weight_decay", "clip_low", "clip_high", "kl", "replay", "warm_steps"]
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (_COUNTS, lambda count: count >= 1, "is not positive; give at least 1, as in {}=1"),
+    (
+        ("weight_decay", "clip_high", "kl", "replay", "warm_steps"),
+        lambda weight: 0 <= weight < math.inf,
+        "is negative or not finite; 0 leaves it out",
+    ),
+    (
+        ("temperature", "learning_rate", "warm_learning_rate", "max_grad_norm"),
+        lambda number: 0 < number < math.inf,
+        "is not a positive number",
+    ),
+    (("beta1", "beta2", "clip_low"), lambda share: 0 <= share < 1, "is not at least 0 and below 1"),
+    (
+        ("importance_cap",),
+        lambda cap: cap is None or 0 < cap < math.inf,
+        "is not a positive number; {}=none leaves it out",
+    ),
+    (("seed",), lambda seed: abs(seed) < 1 << 32, "is not between -2**32 and 2**32"),
+)
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a value that was stored is of the key's type."""
+    hint = _TYPES[key]
+    kinds = (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 
 
 def _parse(key: str, text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "scaling train --list",
-    "scaling train walk-delethink-cpu seed=1",
+    "scaling train walk-delethink-cpu seed=1 --out training/walk",
     "scaling train --show math-r1-distill-1.5b-delethink-24k --gpu h100-sxm --gpus 8 --length 8k",
-    "scaling train --resume training/walk steps=100",
+    "scaling train --resume training/walk steps=200",
 )
 
 SHOWN = ("rollout", "logprob", "update")
@@ -167,7 +168,11 @@ def _train(recipe: Recipe | None, run: Path, changes: list[str], json: bool) -> 
             checkpoint = trainer.train(on_step)
         except KeyboardInterrupt:
             view.close()
-            warn(f"interrupted after step {trainer.done.step}; go on with: scaling train --resume {trainer.run}")
+            from trainer.checkpoint import newest
+
+            command = shlex.join(["scaling", "train", "--resume", str(trainer.run), *changes])
+            kept = f"{newest(trainer.run).name} is what is kept"
+            warn(f"interrupted after step {trainer.done.step}, {kept}; go on with: {command}")
             raise
     if not trainer.ranks.lead:
         return

@@ -103,6 +103,15 @@ class Store:
         """(cell_id, repeat) of every row there is."""
         return {(match["cell"], int(match["repeat"])) for _, match in self._parts()}
 
+    def drop_after(self, repeat: int) -> None:
+        """Removes the rows of later repeats, which are to be made again."""
+        try:
+            for path, match in self._parts():
+                if int(match["repeat"]) > repeat:
+                    path.unlink()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
     def frame(self) -> pd.DataFrame:
         """All rows, sorted by file name, with the columns of `Row` in its order.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +193,26 @@ def test_a_data_set_row_without_an_answer_is_named_and_nothing_is_written(
     assert "problems.jsonl, line 2 has no answer" in one_line(ran)
     assert ran.err.count("\n") == 1
     assert not run.exists()
+
+
+def test_an_interrupt_says_what_is_kept_and_how_to_go_on(cli: Any, tmp_path: Path) -> None:
+    run = tmp_path / "a run"
+    assert cli("train", "walk-delethink-cpu", *FAST, "steps=1", "--out", run).code == 0
+    # SIGINT from inside, in the third step, where a Ctrl-C in the middle of the work lands.
+    code = (
+        "import os, signal, sys\n"
+        "from scaling.cli import main\n"
+        "from trainer.loop import Trainer\n"
+        "step = Trainer.step\n"
+        "def then_interrupt(self):\n"
+        "    if self.done.step == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return step(self)\n"
+        "Trainer.step = then_interrupt\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "train", "--resume", str(run), "steps=9"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"NO_COLOR": "1"})
+    assert ran.returncode == 130, ran.stderr
+    said = " ".join(ran.stderr.split())
+    assert "interrupted after step 2, step-000001 is what is kept" in said
+    assert f"go on with: scaling train --resume '{run}' steps=9" in said

@@ -53,6 +53,14 @@ def test_rows_come_back_with_their_values_in_the_columns_of_row(store: Store, ma
     assert frame.astype(object).where(frame.notna(), None).to_dict("records") == [asdict(row) for row in rows]
 
 
+def test_rows_of_later_repeats_can_be_dropped_to_be_made_again(store: Store, make_row: MakeRow) -> None:
+    for cell, repeat in (("aa", 1), ("aa", 2), ("bb", 3), ("bb", 10)):
+        store.append(make_row(cell_id=cell, repeat=repeat))
+    store.drop_after(2)
+    assert store.done() == {("aa", 1), ("aa", 2)}
+    assert store.append(make_row(cell_id="bb", repeat=3))
+
+
 def test_a_failed_cell_has_nulls_and_the_types_hold(store: Store, make_row: MakeRow) -> None:
     store.append(make_row(status="oom", reason="needs 9 GB", chunks=None, wall_seconds=None, carryover=None))
     frame = store.frame()

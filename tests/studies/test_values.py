@@ -108,6 +108,12 @@ def test_a_policy_is_diagnosed_and_left_as_it_is(start: Callable[..., Trainer]) 
     assert trainer.policy.head.grad is None
 
 
+def test_a_policy_in_half_precision_is_diagnosed_too(start: Callable[..., Trainer]) -> None:
+    diagnosis = Diagnosis(states=2, candidates=2, rollouts=4, estimates=(1,), groups=4)
+    told = diagnosis.run(start("dtype=bfloat16"))  # its parameters and gradients are sharded, over one rank
+    assert all(row["variance"] > 0 for row in told["gradients"])
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

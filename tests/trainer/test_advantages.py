@@ -16,7 +16,7 @@ def test_grpo_is_the_reward_less_the_mean_over_the_samples_deviation() -> None:
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1.0])
 def test_a_group_of_equal_rewards_says_nothing(reward: float) -> None:
     assert grpo([reward] * 3) == [0.0] * 3
-    assert rloo([reward] * 3) == pytest.approx([0.0] * 3)
+    assert rloo([reward] * 8) == [0.0] * 8  # exactly: what is not zero is trained on
 
 
 def test_rloo_is_the_reward_less_the_mean_of_the_others() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from safetensors.torch import load_file
 from scaling.decoder import Decoder
 from scaling.errors import CheckpointError, StoreError, UsageError
 from scaling.models import end_tokens
+from scaling.results import Store
 from scaling.tasks.walk import CONFIG
-from trainer.checkpoint import checkpoints, newest
+from trainer import metrics
+from trainer.checkpoint import checkpoints, newest, restore
 from trainer.loop import Trainer
 from trainer.metrics import read
 
@@ -121,6 +124,16 @@ def test_a_recipes_model_of_an_architecture_that_cannot_be_trained_is_refused(st
     assert not (tmp_path / "run").exists()
 
 
+def test_the_optimizer_goes_on_where_the_parameters_are(start: Start) -> None:
+    trainer = start("steps=1")
+    saved = trainer.train()
+    elsewhere = Decoder.from_config(trainer.policy.config).to("meta")
+    optimizer = torch.optim.AdamW(elsewhere.parameters())
+    restore(saved, elsewhere, optimizer)
+    devices = {value.device.type for state in optimizer.state.values() for value in state.values()}
+    assert devices == {"meta"}
+
+
 def test_what_is_no_run_of_ours_is_refused(start: Start, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no run at"):
         Trainer.resume(tmp_path / "nothing")
@@ -159,10 +172,63 @@ def test_a_run_goes_on_with_the_problems_that_it_began_with(start: Start) -> Non
         Trainer.resume(trainer.run, ["task=walk:0-3"])
 
 
-def test_a_damaged_line_of_metrics_is_named(start: Start) -> None:
+@pytest.mark.parametrize("line", ["{no json}", "[]", '{"step": "x"}'])
+def test_a_damaged_line_of_metrics_is_named(start: Start, line: str) -> None:
     trainer = start("steps=1", "queries=2")
     trainer.train()
     with (trainer.run / "metrics.jsonl").open("a") as file:
-        file.write("{no json}\n")
+        file.write(f"{line}\n")
     with pytest.raises(StoreError, match=r"metrics.jsonl, line 2 is damaged"):
         Trainer.resume(trainer.run, ["steps=2"]).train()
+
+
+def test_metrics_that_cannot_be_written_are_said_in_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = start("steps=1", "queries=2")
+
+    def refuse(_: Path, **__: bool) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(metrics, "appearing", refuse)
+    with pytest.raises(StoreError, match=r"cannot write .*metrics.jsonl: Permission denied; checkpoints are whole"):
+        trainer.train()
+
+
+def test_steps_that_are_made_again_leave_one_row_a_phase(start: Start) -> None:
+    trainer = start("steps=3", "queries=2", "replay=0")
+    shutil.rmtree(trainer.train())  # as if killed before its last checkpoint was whole
+    Trainer.resume(trainer.run, ["temperature=0.5"]).train()  # so that the third step's rows are others
+    rows = Store.open(trainer.run).frame()
+    assert sorted(zip(rows["repeat"], rows["phase"], strict=True)) == [
+        (step, phase) for step in (1, 2, 3) for phase in ("logprob", "rollout", "sync", "update")
+    ]
+    third = rows[(rows["repeat"] == 3) & (rows["phase"] == "rollout")].iloc[0]
+    assert third["wall_seconds"] == read(trainer.run)[2]["rollout_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model=walk", "model decides how a run begins"),
+        ("warm_steps=5", "warm_steps decides how a run begins"),
+        ("kl=0.1", "kept no reference to compare with"),
+    ],
+)
+def test_what_only_a_beginning_can_heed_is_refused_later(start: Start, change: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Trainer.resume(start().run, [change])
+
+
+def test_tensorboards_events_are_all_written_when_a_run_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Board:
+        def add_scalar(self, name: str, _: float, step: int) -> None:
+            told.append(f"{name} {step}")
+
+        def close(self) -> None:
+            told.append("closed")
+
+    monkeypatch.setattr(metrics, "_tensorboard", lambda *_: Board())
+    start("steps=1", "queries=2").train()
+    assert told[0] == "step 1"
+    assert told[-1] == "closed"

@@ -153,6 +153,31 @@ def test_a_step_too_long_for_numbers_stops_the_run(start: Start) -> None:
         trainer.train()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nTip"), MemoryError()])
+def test_memory_that_runs_out_stops_the_run_in_one_line(
+    start: Start, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = start("steps=1")
+
+    def greedy() -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "step", greedy)
+    with pytest.raises(ScalingError, match=r"step 1: memory ran out .*token_budget; good: .*step-000000") as said:
+        trainer.train()
+    assert "\n" not in str(said.value)
+
+
+def test_a_fault_of_ours_is_not_made_a_users_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = start("steps=1")
+    monkeypatch.setattr(trainer, "advantages", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    monkeypatch.setattr(trainer, "advantages", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        trainer.train()
+
+
 def test_the_order_of_problems_visits_all_before_it_repeats_and_goes_on_anywhere() -> None:
     whole = order(5, seed=3, start=0, wanted=15)
     assert all(sorted(whole[i : i + 5]) == list(range(5)) for i in (0, 5, 10))

@@ -40,6 +40,13 @@ def test_it_survives_json() -> None:
         ("kl=-1", "kl -1.0 is negative"),
         ("learning_rate=nan", "learning_rate nan is not a positive number"),
         ("temperature=0", "temperature 0.0 is not a positive number"),
+        ("warm_learning_rate=nan", "warm_learning_rate nan is not a positive number"),
+        ("beta1=1.5", "beta1 1.5 is not at least 0 and below 1"),
+        ("beta2=nan", "beta2 nan is not at least 0 and below 1"),
+        ("clip_low=2", "clip_low 2.0 is not at least 0 and below 1"),
+        ("importance_cap=0", "importance_cap 0.0 is not a positive number; importance_cap=none"),
+        ("importance_cap=nan", "importance_cap nan is not a positive number"),
+        (f"seed={10**25}", "is not between"),
         ("group=1", "group 1 is too small; as in group=8"),
         ("mode=longcat", "did you mean longcot"),
         ("advantage=grop", "did you mean grpo"),
@@ -59,6 +66,10 @@ def test_vineppo_has_its_own_baseline_and_takes_a_group_of_one() -> None:
     assert BASE.override(["advantage=vineppo", "group=1"]).group == 1
 
 
+def test_a_whole_number_that_was_stored_is_a_number_too() -> None:
+    assert Recipe.from_json({**BASE.to_json(), "temperature": 1, "importance_cap": None}).temperature == 1.0
+
+
 def test_a_stored_recipe_with_a_key_of_another_version_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown recipe key 'warmth'"):
         Recipe.from_json({**BASE.to_json(), "warmth": 1})
@@ -68,7 +79,10 @@ def test_a_stored_recipe_with_a_key_of_another_version_is_refused() -> None:
     ("stored", "said"),
     [
         (None, "no object of keys and values, but None"),
-        ({**BASE.to_json(), "steps": "many"}, "the stored recipe is damaged: "),
+        ({**BASE.to_json(), "steps": "many"}, "the stored recipe is damaged: its steps is 'many'"),
+        ({**BASE.to_json(), "queries": 2.5}, "damaged: its queries is 2.5"),
+        ({**BASE.to_json(), "mode": []}, r"damaged: its mode is \[\]"),
+        ({**BASE.to_json(), "temperature": None}, "damaged: its temperature is None"),
         ({key: value for key, value in BASE.to_json().items() if key != "model"}, "damaged: .*'model'"),
     ],
 )
