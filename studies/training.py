@@ -33,10 +33,10 @@ from scaling.rope import Rope
 from scaling.tasks.walk import Walk, demonstrations
 from scaling.thinking import Delethink, Environment, LongCoT
 from trainer.checkpoint import FOLDER, checkpoints, newest
-from trainer.loop import LONGEST_SHOWN, Trainer
+from trainer.loop import Trainer
 from trainer.recipe import Advantage, Recipe
 from trainer.recipes import walk
-from trainer.supervised import batches, warm_start
+from trainer.supervised import LONGEST_SHOWN, batches, warm_start
 
 SCHEMA_VERSION = "1.0"
 LENGTHS = ((16, 32), (33, 80), (81, 160), (161, 240))

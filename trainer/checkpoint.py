@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from scaling.models import read_json
 from scaling.results import SCHEMA_VERSION
 from trainer.problems import Questions
 from trainer.ranks import Ranks, like, whole, whole_weights
+from trainer.recipe import Recipe
 
 FOLDER, STATE, OPTIMIZER = "checkpoints", "trainer.json", "optimizer.safetensors"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -43,10 +44,10 @@ def save(
     optimizer: torch.optim.Optimizer,
     questions: Questions,
     done: Progress,
-    keep: int,
+    recipe: Recipe,
     ranks: Ranks,
 ) -> Path:
-    """Writes the checkpoint of this step, whole or not at all, and drops all but the `keep` newest; its path.
+    """Writes the checkpoint of this step, whole or not at all, and drops all but the newest; its path.
 
     One that is there already is the same and stays. All ranks call it, the lead writes what they hold together, so
     that any number of them can go on from it. Raises `StoreError` where it cannot be written.
@@ -66,15 +67,17 @@ def save(
         (pending / "generation_config.json").write_text(json.dumps(generation) + "\n")
         (pending / "trainer").mkdir()
         save_file(state, pending / "trainer" / OPTIMIZER)
-        progress = {"schema_version": SCHEMA_VERSION, "step": done.step, "asked": done.asked}
+        progress = {"schema_version": SCHEMA_VERSION, **asdict(done), "recipe": recipe.to_json()}
         (pending / "trainer" / STATE).write_text(json.dumps(progress) + "\n")
         publish(pending, path)
     except (OSError, SafetensorError) as error:
         raise cannot_write(path, error, "earlier checkpoints are whole") from None
     finally:
         shutil.rmtree(pending, ignore_errors=True)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    for old in checkpoints(run)[: -recipe.keep_checkpoints]:
+        going = old.with_name(f".{old.name}.tmp")  # a kill in the middle must not leave what looks whole
+        old.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
     return path
 
 
@@ -94,6 +97,12 @@ def newest(run: Path) -> Path:
     if not (found := checkpoints(run)):
         raise CheckpointError(f"{run} has no checkpoint to resume from; start it anew in another directory")
     return found[-1]
+
+
+def recipe_of(path: Path, begun: Recipe) -> Recipe:
+    """The recipe by which the checkpoint was trained, which a resumed run may have changed from how it had `begun`."""
+    stored = read_json(path / "trainer" / STATE).get("recipe")
+    return begun if stored is None else Recipe.from_json(stored)
 
 
 def restore(path: Path, decoder: Decoder, optimizer: torch.optim.Optimizer) -> Progress:

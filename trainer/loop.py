@@ -18,17 +18,18 @@ from scaling.errors import ScalingError, StoreError, UsageError, first_line, ran
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
 from scaling.results import Phase, Row, Store
+from scaling.results.store import MANIFEST
 from scaling.rollout import Sampling, Trace, joined, rollout
-from scaling.tasks.walk import CONFIG, demonstrations
+from scaling.tasks.walk import CONFIG
 from scaling.thinking import Chunk
 from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
 from trainer import advantages, values
-from trainer.checkpoint import Progress, cannot_write, newest, restore, save
+from trainer.checkpoint import Progress, cannot_write, newest, recipe_of, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
 from trainer.problems import Questions, order, questions_of
 from trainer.ranks import Ranks, whole_weights
 from trainer.recipe import Recipe
-from trainer.supervised import batches, replay_loss, warm_start
+from trainer.supervised import replay_loss, replayed, teach
 from trainer.values import Each
 
 REFERENCE = "reference"
@@ -36,9 +37,6 @@ REFERENCE = "reference"
 
 WALK = "walk"
 """The model that a run makes itself, and the task that teaches it its format."""
-
-LONGEST_SHOWN = 24
-"""Most steps of a walk that is demonstrated to its end."""
 
 
 class Trainer:
@@ -82,6 +80,12 @@ class Trainer:
         else:
             assert source.path is not None
             policy = Decoder.load(source.path, device=ranks.device)
+        longest = _longest(recipe, questions)
+        if longest > policy.shape.max_positions:
+            raise UsageError(
+                f"prompts and responses reach {longest} tokens, and the model's positions end at "
+                f"{policy.shape.max_positions}; shorten the budget"
+            )
         manifest = {
             "kind": "training",
             "recipe": recipe.to_json(),
@@ -93,7 +97,11 @@ class Trainer:
         if ranks.lead:
             Store.create(run, manifest)
             if recipe.warm_steps:
-                teach(policy, recipe, on_warm)
+                try:
+                    teach(policy, recipe, on_warm)
+                except BaseException:  # there is nothing to go on from, so leave nothing in the way of a new start
+                    (run / MANIFEST).unlink()
+                    raise
             if recipe.kl:
                 try:
                     policy.save(run / REFERENCE)
@@ -106,17 +114,20 @@ class Trainer:
 
     @classmethod
     def resume(cls, run: Path, changes: Sequence[str] = (), checkpoint: Path | None = None) -> Trainer:
-        """The run as its newest checkpoint, or another, left it; `changes` as of `Recipe.override`, as more `steps`."""
+        """The run as its newest checkpoint, or another, left it, by the recipe that it had then.
+
+        `changes` as of `Recipe.override`, such as more `steps`; checkpoints from then on keep them.
+        """
         manifest = Store.open(run).manifest
         if manifest.get("kind") != "training":
             raise StoreError(f"{run} is no training run; `scaling train RECIPE --out {run}` starts one elsewhere")
         begun = Recipe.from_json(manifest.get("recipe", {}))
-        recipe = begun.override(changes)
+        checkpoint = checkpoint or newest(run)
+        recipe = recipe_of(checkpoint, begun).override(changes)
         if changed := [name for name in ("model", "warm_steps") if getattr(recipe, name) != getattr(begun, name)]:
             raise UsageError(f"{changed[0]} decides how a run begins, and {run} has begun; start another with it")
         if recipe.kl and not begun.kl:
             raise UsageError(f"{run} began with kl=0 and kept no reference to compare with; start another with kl")
-        checkpoint = checkpoint or newest(run)
         questions = _questions(recipe)
         if questions.parameters() != manifest.get("task"):
             raise UsageError(
@@ -312,19 +323,13 @@ class Trainer:
 
     def replay(self, step: int, minibatch: int) -> Callable[[], Tensor] | None:
         """The supervised term on the format, on demonstrations of its own for every update."""
-        recipe = self.recipe
-        if not recipe.replay:
+        if not self.recipe.replay:
             return None
-        start = (step * recipe.minibatches + minibatch) * recipe.replay_examples
-        shown = demonstrations(
-            _teacher(recipe) + 1, recipe.environment.budget, LONGEST_SHOWN, states=False, start=start
-        )
-        batch = next(batches(shown, recipe.replay_examples))
-        return lambda: recipe.replay * replay_loss(self.policy, batch)
+        shown = replayed(self.recipe, step * self.recipe.minibatches + minibatch)
+        return lambda: self.recipe.replay * replay_loss(self.policy, shown)
 
     def save(self) -> Path:
-        keep = self.recipe.keep_checkpoints
-        return save(self.run, self.policy, self.optimizer, self.questions, self.done, keep, self.ranks)
+        return save(self.run, self.policy, self.optimizer, self.questions, self.done, self.recipe, self.ranks)
 
     def close(self) -> None:
         self.questions.close()
@@ -332,13 +337,13 @@ class Trainer:
     def open_engine(self) -> None:
         """Samples the policy's own parameters, so that an update needs no transfer, or a copy of sharded ones."""
         recipe, ranks = self.recipe, self.ranks
-        model = self.policy
+        model, share = self.policy, -(-recipe.queries * recipe.group // ranks.world)
         if ranks.group is not None:
             model = Decoder.from_config(self.policy.config, dtype=_dtype(recipe), device=ranks.device)
         self.engine = LocalEngine(
             model,
-            max_sequences=min(recipe.concurrency, -(-recipe.queries * recipe.group // ranks.world)),
-            max_length=max(len(self.questions.query(i)) for i in range(len(self.questions))) + recipe.longest_thought,
+            max_sequences=recipe.concurrency if recipe.advantage == "vineppo" else min(recipe.concurrency, share),
+            max_length=_longest(recipe, self.questions),
             eos=self.questions.eos,
         )
         self.sync(self.done.step)
@@ -356,21 +361,10 @@ class Trainer:
             self.reference = Decoder.load(self.run / REFERENCE, dtype=_dtype(self.recipe), device=self.ranks.device)
 
 
-_PER_UPDATE = ("loss", "clip_fraction", "policy_kl", "reference_kl", "importance_weight", "grad_norm", "beside_loss")
-
-
-def teach(policy: Decoder, recipe: Recipe, on_step: Callable[[int, float], None] | None = None) -> None:
-    """The supervised warm start on walks: short ones for the first third of its steps, then longer ones."""
-    short = recipe.warm_steps // 3
-    context, seed, rate = recipe.environment.budget, _teacher(recipe), recipe.warm_learning_rate
-    for steps, longest, start in ((short, 6, 0), (recipe.warm_steps - short, LONGEST_SHOWN, short)):
-        if steps:
-            shown = demonstrations(seed, context, longest, start=start * recipe.warm_examples)
-            warm_start(policy, batches(shown, recipe.warm_examples), steps, rate, on_step)
-
-
-def _teacher(recipe: Recipe) -> int:
-    return 1_000_003 * (recipe.seed + 1)
+_PER_UPDATE = (
+    *("loss", "clip_fraction", "policy_kl", "reference_kl", "importance_weight", "importance_capped_fraction"),
+    *("grad_norm", "beside_loss"),
+)
 
 
 def _source(recipe: Recipe) -> Source | None:
@@ -382,6 +376,11 @@ def _questions(recipe: Recipe) -> Questions:
         raise UsageError(f"task {recipe.task!r} has no demonstrations; set warm_steps=0 and replay=0")
     source = _source(recipe)
     return questions_of(recipe, source.path if source else None)
+
+
+def _longest(recipe: Recipe, questions: Questions) -> int:
+    """Most tokens that one prompt and its response come to."""
+    return max(len(questions.query(index)) for index in range(len(questions))) + recipe.longest_thought
 
 
 def _finished(chunks: Sequence[Chunk]) -> bool:

@@ -91,12 +91,15 @@ class TextQuestions:
     def __init__(self, task: Task, problems: Sequence[Problem], text: Text, eos: tuple[int, ...]) -> None:
         self.task, self.text, self.eos, self.unjudged = task, text, eos, 0
         self._problems = problems
+        self._queries: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._problems)
 
     def query(self, index: int) -> list[int]:
-        return self.text.query(self._problems[index].question)
+        if index not in self._queries:
+            self._queries[index] = self.text.query(self._problems[index].question)
+        return self._queries[index]
 
     def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
         answer = self.text.answer(responses)

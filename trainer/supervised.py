@@ -12,6 +12,11 @@ from torch import Tensor
 
 from scaling.decoder import Decoder
 from scaling.errors import ScalingError, UsageError
+from scaling.tasks.walk import demonstrations
+from trainer.recipe import Recipe
+
+LONGEST_SHOWN = 24
+"""Most steps of a walk that is demonstrated to its end."""
 
 Example = tuple[Sequence[int], Sequence[bool]]
 """Token ids, and which of them the model is to learn to write; each sees those before it, so never the first."""
@@ -71,3 +76,25 @@ def warm_start(
             on_step(done, value)
     if done < steps:
         raise UsageError(f"{steps} warm-start steps, but demonstrations for only {done}")
+
+
+def teach(policy: Decoder, recipe: Recipe, on_step: Callable[[int, float], None] | None = None) -> None:
+    """The warm start of a recipe, on walks: short ones for the first third of its steps, then longer ones."""
+    short = recipe.warm_steps // 3
+    for steps, longest, start in ((short, 6, 0), (recipe.warm_steps - short, LONGEST_SHOWN, short)):
+        if steps:
+            shown = demonstrations(
+                _teacher(recipe), recipe.environment.budget, longest, start=start * recipe.warm_examples
+            )
+            warm_start(policy, batches(shown, recipe.warm_examples), steps, recipe.warm_learning_rate, on_step)
+
+
+def replayed(recipe: Recipe, update: int) -> list[Example]:
+    """Demonstrations of a recipe's format, without its answers, for one update of a run."""
+    start = update * recipe.replay_examples
+    shown = demonstrations(_teacher(recipe) + 1, recipe.environment.budget, LONGEST_SHOWN, states=False, start=start)
+    return next(batches(shown, recipe.replay_examples))
+
+
+def _teacher(recipe: Recipe) -> int:
+    return 1_000_003 * (recipe.seed + 1)

@@ -105,6 +105,9 @@ def _show(recipe: Recipe, gpu: str | None, gpus: int, length: str | None, json: 
     why = ", a third of the budget (--length gives another)" if length is None else ""
     beside = "; the rollouts of vineppo's values come on top" if recipe.advantage == "vineppo" else ""
     print(f"at a mean of {mean}{why}, in {recipe.dtype}; nothing of it was measured{beside}")
+    if not recipe.kl:
+        scored = f"{recipe.minibatches - 1} of {recipe.minibatches} minibatches"
+        print(f"logprob is planned for all traces; this trainer computes it apart for {scored}")
     return None
 
 

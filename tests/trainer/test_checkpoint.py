@@ -24,6 +24,7 @@ from trainer import metrics
 from trainer.checkpoint import checkpoints, newest, restore
 from trainer.loop import Trainer
 from trainer.metrics import read
+from trainer.recipe import Recipe
 
 Start = Callable[..., Trainer]
 
@@ -232,3 +233,32 @@ def test_tensorboards_events_are_all_written_when_a_run_ends(start: Start, monke
     start("steps=1", "queries=2").train()
     assert told[0] == "step 1"
     assert told[-1] == "closed"
+
+
+def test_what_a_resumed_run_changed_is_kept(start: Start) -> None:
+    trainer = start("steps=1", "queries=2", "replay=0")
+    trainer.train()
+    Trainer.resume(trainer.run, ["steps=2", "learning_rate=1e-5"]).train()
+    again = Trainer.resume(trainer.run)
+    assert (again.recipe.steps, again.recipe.learning_rate) == (2, 1e-5)
+    assert Store.open(trainer.run).manifest["recipe"]["steps"] == 1  # how it began
+
+
+def test_a_warm_start_that_is_interrupted_leaves_nothing_in_the_way(small: Recipe, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    fresh = small.override(["model=walk", "warm_steps=3", "warm_examples=4"])
+    with pytest.raises(KeyboardInterrupt):
+        Trainer.start(fresh, tmp_path / "run", interrupt)
+    Trainer.start(fresh, tmp_path / "run").close()
+    assert newest(tmp_path / "run").name == "step-000000"
+
+
+def test_a_budget_beyond_the_models_positions_is_refused(start: Start, chat_model: Path, tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
+    words = [f"model={chat_model}", f"task=jsonl:{problems}", "replay=0", "mode=longcot", "thinking_budget=600"]
+    with pytest.raises(UsageError, match="positions end at 512; shorten the budget"):
+        start(*words)
+    assert not (tmp_path / "run").exists()

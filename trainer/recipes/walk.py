@@ -27,7 +27,7 @@ def delethink() -> Recipe:
         beta2=0.95,
         clip_high=0.28,
         replay=1.0,
-        warm_steps=800,
+        warm_steps=700,
         token_budget=8192,
         checkpoint_activations=False,
         save_every=20,
