@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from scaling.rollout import Sampling, Trace
 from scaling.tasks import Problem, Task
 from scaling.text import Text
 from scaling.thinking import Environment
+
+_BLOCK = 1 << 20
 
 
 def trace_record(
@@ -70,18 +74,40 @@ def trace_record(
 
 
 class TraceFile:
-    """A new JSONL file that a kill cannot harm: a line is written at once and synced, so only traces in flight go."""
+    """A JSONL file that a kill cannot harm: a line is written at once and synced, so only traces in flight go."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises `UsageError` if the file is there already, `StoreError` if it cannot be written."""
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        """A new file; with `append`, one that may be there goes on, after a last line that a kill cut short is cut off.
+
+        Raises `UsageError` if it is there already and is not to go on, `StoreError` if it cannot be written or
+        another process appends to it.
+        """
         self.path = path
+        mode = os.O_RDWR if append else os.O_WRONLY | os.O_EXCL
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            self._descriptor = os.open(path, mode | os.O_CREAT | os.O_APPEND, 0o644)
         except FileExistsError:
             raise UsageError(f"{path} exists already; give --out a new file") from None
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        if append:
+            try:
+                self._go_on()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+
+    def _go_on(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:  # else it is a file system without locks, which has none to refuse
+                raise StoreError(f"{self.path} is being written by another process; wait for it to end") from None
+        try:
+            os.ftruncate(self._descriptor, _whole(self._descriptor))
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror}") from None
 
     def __enter__(self) -> TraceFile:
         return self
@@ -103,6 +129,18 @@ class TraceFile:
         except OSError as error:
             os.ftruncate(self._descriptor, end)
             raise StoreError(f"cannot write {self.path}: {error.strerror}; the traces before are kept") from None
+
+
+def _whole(descriptor: int) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def read_traces(path: Path) -> Iterator[dict[str, Any]]:

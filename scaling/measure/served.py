@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -125,10 +125,13 @@ def build_served(config: RunConfig, source: Source) -> Subject:
     )
 
 
-def seen_from_here(found: Measurement, subject: Subject, before: Stats) -> Measurement:
-    """A measurement without what a client cannot know, and with what went wrong since the engine had `before`."""
-    assert subject.served is not None
-    dialect, after = subject.served["dialect"], subject.engine.stats()
+def seen_from_here(found: Measurement, served: Mapping[str, Any] | None, before: Stats, after: Stats) -> Measurement:
+    """A measurement without what a client cannot know, and with what went wrong between `before` and `after`.
+
+    `served`: the engine's own record of the server.
+    """
+    assert served is not None
+    dialect = served["dialect"]
     by_text = not dialect["token_prompts"] or dialect["response_ids"] == "text"
     return replace(
         found,

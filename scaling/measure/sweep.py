@@ -146,7 +146,7 @@ class Interlude:
         before = engine.stats()
         found = measure_full(engine, cell, seed, interlude=self)
         if cell.engine == OPENAI:
-            found = seen_from_here(found, self.sweep.subject, before)
+            found = seen_from_here(found, self.sweep.subject.served, before, engine.stats())
         if cell.engine == SIMULATED:  # its seconds are not ours
             found = replace(found, elapsed_seconds=time.perf_counter() - self.started - self.aside)
         return replace(found, disturbed=self.visited)

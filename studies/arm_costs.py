@@ -1,0 +1,163 @@
+"""What an arm of a study cost: the window in which it was sampled, and the row of the results' schema."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from scaling.engines.base import Engine
+from scaling.measure.cells import OPENAI, Cell
+from scaling.measure.full import Measurement
+from scaling.measure.rows import FLOPS_CONVENTION, Context, build_row
+from scaling.measure.served import seen_from_here
+from scaling.measure.subject import device_kind, torch_device
+from scaling.measure.telemetry import Telemetry
+from scaling.models import Source
+from scaling.predict.shape import Shape
+from scaling.results import Row
+from scaling.thinking import Environment
+
+RESUMED = "resumed: its traces were not sampled in one go"
+
+
+class Tally:
+    """What is counted of an arm's traces as they are written or read back; texts and tokens are not kept.
+
+    `keys`: (task label, problem id, sample) of each. `sizes`: tokens of its query and of its responses. `reason`: why
+    the first of the failed ones failed.
+    """
+
+    def __init__(self) -> None:
+        self.keys: set[tuple[str, str, int]] = set()
+        self.sizes: list[tuple[int, list[int]]] = []
+        self.right = self.failed = 0
+        self.reason: str | None = None
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.keys.add((record["task_label"], record["problem"]["id"], record["sample"]))
+        self.sizes.append((len(record["query"]), [len(chunk["response"]) for chunk in record["chunks"]]))
+        self.right += record["score"] == 1
+        if record["error"] is not None:
+            self.failed += 1
+            self.reason = self.reason or record["error"]
+
+
+class Watched:
+    """`with Watched(engine) as watched: …`: what the engine did in the block, on its own clock.
+
+    `cached`: prompt tokens that it took from a prefix cache, as who reads its completions says.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.cached = engine, 0
+
+    def __enter__(self) -> Self:
+        self.telemetry = Telemetry(torch_device()).__enter__()
+        self.started_unix = time.time()
+        self.before = self.engine.stats(new_peaks=True)
+        self._start = self.engine.now()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.seconds = self.engine.now() - self._start
+            self.after = self.engine.stats()
+        finally:
+            self.telemetry.__exit__(kind, error, trace)
+
+    def measurement(self, tally: Tally) -> Measurement:
+        before, after = self.before, self.after
+        prefilled, decoded = after.prefill_tokens - before.prefill_tokens, after.decode_tokens - before.decode_tokens
+        steps = after.decode_steps - before.decode_steps
+        everything = tally.failed == len(tally.keys)
+        found = Measurement(
+            wall_seconds=self.seconds,
+            elapsed_seconds=self.seconds,
+            processed_tokens=prefilled + decoded,
+            actual_thinking_tokens=_thought(tally),
+            failed_traces=tally.failed,
+            chunks=sum(len(lengths) for _, lengths in tally.sizes),
+            prefill_computed_tokens=prefilled,
+            prefill_cached_tokens=self.cached,
+            decode_tokens=decoded,
+            concurrency_mean=decoded / steps if steps else None,
+            concurrency_peak=after.peak_running,
+            preemptions=after.preemptions - before.preemptions,
+            prefill_seconds=after.prefill_seconds - before.prefill_seconds,
+            decode_seconds=after.decode_seconds - before.decode_seconds,
+            peak_kv_tokens=after.peak_kv_tokens,
+            failure=f"all {tally.failed} traces failed: {tally.reason}" if everything else None,
+        )
+        if self.engine.name != OPENAI:
+            return found
+        served: Any = self.engine
+        return seen_from_here(found, served.record(), before, after)
+
+
+def cost_row(
+    manifest: Mapping[str, Any],
+    environment: Environment,
+    source: Source,
+    seed: int,
+    tally: Tally,
+    watched: Watched | None,
+) -> Row:
+    """The row of an arm whose traces are all there; it is always the same row for the same traces.
+
+    Its seconds are those in which the engine worked on its traces, to the end of the last one. Without `watched` they
+    are null: then the arm was sampled in parts. They are marked as not valid where some traces failed.
+    """
+    engine, shape = manifest["engine"], Shape.from_config(source.config)
+    traces, devices = len(tally.keys), int(engine.get("devices", 1))
+    served = engine["name"] == OPENAI
+    cell = Cell(
+        model=source.name,
+        weights=source.digest or source.weights,
+        engine=engine["name"],
+        device=manifest["device"] if served else device_kind(),
+        weight_dtype=engine["dtype"],
+        activation_dtype=engine["dtype"],
+        kv_dtype=engine["dtype"],
+        environment=environment.name,
+        parameters=tuple(environment.parameters().items()),
+        prompt_tokens=round(sum(query for query, _ in tally.sizes) / traces),
+        thinking_tokens=max(1, round(_thought(tally))),
+        phase="rollout",
+        concurrency=min(engine["concurrency"], traces),
+        traces=traces,
+        method="full",
+        tensor_parallel=int(engine.get("tensor_parallel", 1)),
+    )
+    context = Context(shape, manifest["device"], devices, manifest["fingerprint_id"])
+    segments = [segment for size in tally.sizes for segment in environment.schedule(*size)]
+    flops = shape.rollout_flops(segments, FLOPS_CONVENTION)
+    if watched is None:
+        unseen = build_row(cell, 0, seed, time.time(), context, Telemetry("cpu"), ("error", RESUMED))
+        return replace(
+            unseen,
+            status="ok",
+            reason=None,
+            actual_thinking_tokens=_thought(tally),
+            failed_traces=tally.failed,
+            chunks=len(segments),
+            flops=flops,
+            energy_reason=RESUMED,
+            seconds_reason=RESUMED,
+            memory_reason=RESUMED,
+        )
+    row = build_row(cell, 0, seed, watched.started_unix, context, watched.telemetry, watched.measurement(tally))
+    if row.status != "ok":
+        return row
+    if tally.failed:
+        row = replace(row, seconds_valid=False, seconds_reason=f"{tally.failed} of {traces} traces failed")
+    return replace(row, flops=flops)
+
+
+def _thought(tally: Tally) -> float:
+    """Mean thinking tokens of a trace."""
+    return sum(sum(lengths) for _, lengths in tally.sizes) / len(tally.sizes)
