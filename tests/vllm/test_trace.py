@@ -54,13 +54,11 @@ def asked(name: str, model: Path) -> tuple[list[Trace], list[str], tuple[int, ..
 
 
 def test_vllm_thinks_what_the_local_engine_thinks_beyond_the_trained_positions_too(model: Path) -> None:
-    ending = asked("local", model)[0][0].chunks[0].response[20]
-    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, ending]}))
     local, remarks, ends = asked("local", model)
     theirs, said, theirs_end = asked("vllm", model)
     assert [trace.chunks for trace in theirs] == [trace.chunks for trace in local]
     assert {chunk.finish for trace in local for chunk in trace.chunks} == {"stop", "length"}
-    assert theirs_end == ends == (1, ending)
+    assert theirs_end == ends == (1,)
     assert max(len(c.prompt) + len(c.response) for t in local for c in t.chunks) > POSITIONS
     assert said == remarks == [f"contexts may reach 106 tokens; asked was trained on at most {POSITIONS}"]
 
