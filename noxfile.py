@@ -73,7 +73,7 @@ def trainer_speed(session: nox.Session) -> None:
 @nox.session
 def vllm(session: nox.Session) -> None:
     """vLLM on the checkpoints that training writes, at the versions of torch and transformers that it takes."""
-    session.install("-e", ".[openai]", VLLM, "pytest", "pytest-timeout", "hypothesis")
+    session.install("-e", ".[openai,tasks]", VLLM, "pytest", "pytest-timeout", "hypothesis")
     # wants of vLLM's for pictures and sound, built for another torch: transformers would trip over them
     session.run("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}

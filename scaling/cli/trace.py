@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from scaling.cli.console import FINISHED_WITH_FAILURES, print_json, say, warn
+from scaling.cli.options import (
+    BaseUrl,
+    Concurrency,
+    ContextSize,
+    Deadline,
+    Dtype,
+    EngineName,
+    Head,
+    Iterations,
+    KeyVariable,
+    Modes,
+    ServedModel,
+    StateSize,
+    TensorParallel,
+    ThinkingTokens,
+)
 from scaling.errors import UsageError, unknown
 from scaling.lengths import parse_tokens
 from scaling.text import DEFAULT_RULES, show
 from scaling.thinking import MODES, Delethink, Environment, LongCoT
 
-if TYPE_CHECKING:
-    from scaling.engines.base import Engine
-    from scaling.engines.local import LocalEngine
-    from scaling.models import Source
-
 EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
+    "scaling trace --engine vllm --model ./my-checkpoint --task gcd --problems 50 --samples 4 --out gcd.jsonl",
     "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
 DEFAULT_ITERATIONS = 3
@@ -30,16 +43,12 @@ DEFAULT_ITERATIONS = 3
 def trace(
     task: Annotated[str, typer.Option(help="A reasoning-gym dataset, e.g. chain_sum or chain_sum:max_terms=2.")],
     model: Annotated[str, typer.Option(help="A fetched model, or the directory of a checkpoint.")] = "smollm2-135m",
-    mode: Annotated[
-        list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
-    ] = None,
-    context_size: Annotated[str, typer.Option(help="Delethink's C, new tokens of the first chunk.")] = "1k",
-    state_size: Annotated[str | None, typer.Option(help="Delethink's m, last tokens kept. Default C/2.")] = None,
-    head: Annotated[int, typer.Option(help="First tokens of chunk 1 that all chunks keep.")] = 100,
-    iterations: Annotated[int | None, typer.Option(help="Delethink's I, most chunks. Default 3.")] = None,
-    thinking_tokens: Annotated[
-        str | None, typer.Option(help="Thinking budget of a trace instead of --iterations, e.g. 2k.")
-    ] = None,
+    mode: Modes = None,
+    context_size: ContextSize = "1k",
+    state_size: StateSize = None,
+    head: Head = 100,
+    iterations: Iterations = None,
+    thinking_tokens: ThinkingTokens = None,
     problems: Annotated[int, typer.Option(min=1, help="Problems of the task.")] = 4,
     samples: Annotated[int, typer.Option(min=1, help="Traces a problem.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 is greedy.")] = 0.6,
@@ -50,38 +59,29 @@ def trace(
     answer: Annotated[
         str, typer.Option(help="Rules that find the answer, in order: boxed, answer-tag, last-number, last-line.")
     ] = ",".join(DEFAULT_RULES),
-    engine: Annotated[str, typer.Option(help="What runs the model: local, or openai, a server.")] = "local",
-    base_url: Annotated[
-        str | None, typer.Option(help="The server of --engine openai, e.g. http://127.0.0.1:8000/v1.")
-    ] = None,
-    served_model: Annotated[
-        str | None, typer.Option(help="The server's name for the model. Default: the one that it serves.")
-    ] = None,
-    deadline: Annotated[
-        float, typer.Option(min=0.0, help="Seconds of one request to the server, tries included.")
-    ] = 3600.0,
-    key_variable: Annotated[str, typer.Option(help="Environment variable of the server's API key.")] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, help="Most traces in flight.")] = 16,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16. Default: bfloat16 on a GPU, float32 on a CPU.")
-    ] = None,
+    engine: EngineName = "local",
+    base_url: BaseUrl = None,
+    served_model: ServedModel = None,
+    deadline: Deadline = 3600.0,
+    key_variable: KeyVariable = "OPENAI_API_KEY",
+    concurrency: Concurrency = 16,
+    tensor_parallel: TensorParallel = 1,
+    dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Write the traces to this new JSONL file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print traces and summary as JSON on stdout.")] = False,
 ) -> int:
     """Let a real model think about real questions: shows each chunk, what it carried over, the answer and verdict."""
     environments = _environments(mode, context_size, state_size, head, iterations, thinking_tokens)
-    _check_engine(engine, base_url, served_model)
 
-    from scaling.measure.served import connect, served_source
-    from scaling.models import resolve
+    from scaling.measure.sampler import EngineChoice, open_engine
     from scaling.rollout import Sampling, Trace, rollout
     from scaling.tasks import load
     from scaling.text import Text
     from scaling.traces import TraceFile, summarise, trace_record
 
-    source = resolve(model, weights=True) if base_url is None else served_source(model)
-    if source.path is None:
-        raise UsageError(f"questions need the tokenizer of {model!r}; give the directory that holds it as --model")
+    choice = EngineChoice(engine, dtype, concurrency, tensor_parallel, base_url, served_model, deadline, key_variable)
+    source = choice.source(model)
+    assert source.path is not None
     text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
@@ -90,19 +90,8 @@ def trace(
         stack.callback(questions.close)
         asked = [problem for problem in questions.problems(problems) for _ in range(samples)]
         queries = [text.query(problem.question) for problem in asked]
-        together = min(concurrency, len(queries))
-        running: Engine = (
-            _engine(source, environments, max(map(len, queries)), together, dtype)
-            if base_url is None
-            else connect(
-                base_url,
-                source,
-                model=served_model,
-                key_variable=key_variable,
-                concurrency=together,
-                deadline=deadline,
-            )
-        )
+        choice = replace(choice, concurrency=min(concurrency, len(queries)))
+        running = open_engine(choice, source, environments, max(map(len, queries)), remark=warn)
         stack.callback(running.close)
         names = " and ".join(environment.name for environment in environments)
         say(f"{source.name}: {len(queries)} traces of {questions.name} in {names}")
@@ -143,13 +132,6 @@ def trace(
     return FINISHED_WITH_FAILURES if any(record["error"] for record in records) else 0
 
 
-def _check_engine(engine: str, base_url: str | None, served_model: str | None) -> None:
-    if engine not in ("local", "openai"):
-        raise unknown("engine", engine, ("local", "openai"))
-    if (base_url is None) == (engine == "openai") or (served_model is not None and base_url is None):
-        raise UsageError("--engine openai and --base-url go together, as in --base-url http://127.0.0.1:8000/v1")
-
-
 def _environments(
     mode: list[str] | None,
     context_size: str,
@@ -174,29 +156,6 @@ def _environments(
         delethink = Delethink.for_length(parse_tokens(thinking_tokens), context, state, head)
         longcot = LongCoT(parse_tokens(thinking_tokens))
     return [longcot if name == "longcot" else delethink for name in modes]
-
-
-def _engine(
-    source: Source, environments: list[Environment], query: int, concurrency: int, dtype: str | None
-) -> LocalEngine:
-    """An engine whose KV memory holds `concurrency` of the longest contexts."""
-    import torch
-
-    from scaling.decoder import Decoder
-    from scaling.engines.local import LocalEngine
-    from scaling.models import end_tokens
-
-    if dtype not in (None, "float32", "bfloat16"):
-        raise unknown("dtype", dtype, ("float32", "bfloat16"))
-    assert source.path is not None
-    gpu = torch.cuda.is_available()
-    chosen = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
-    decoder = Decoder.load(source.path, dtype=chosen, device="cuda" if gpu else "cpu")
-    segments = [s for e in environments for s in e.schedule(query, e.expected_lengths(query, e.budget))]
-    longest = max(s.prompt + s.decode for s in segments)
-    if longest > decoder.shape.max_positions:
-        warn(f"contexts may reach {longest} tokens; {source.name} was trained on at most {decoder.shape.max_positions}")
-    return LocalEngine(decoder, max_sequences=concurrency, max_length=longest, eos=end_tokens(source.path))
 
 
 class _Printer:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.engines.base import Completion, FinishReason, Limits, Request, Stats
 from scaling.errors import MemoryLimitError, UsageError, first_line
+from scaling.models import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,9 +68,9 @@ class VLLMEngine:
 
         self._stats = Stats()
         # On a CPU, vLLM (0.32) cannot seed a request whose prompt it encodes in parts, so there prompts stay whole.
-        parts: dict[str, Any] = {}
+        parts: dict[str, Any] = _beyond_positions(Path(path), max_length)
         if not torch.cuda.is_available():
-            parts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, WHOLE_PROMPTS)}
+            parts |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, WHOLE_PROMPTS)}
         arguments = EngineArgs(
             model=str(path),
             dtype=dtype,
@@ -320,6 +321,20 @@ class VLLMEngine:
             last_token=last,
             weights_version=running.weights_version,
         )
+
+
+def _beyond_positions(path: Path, max_length: int) -> dict[str, Any]:
+    """What lets vLLM go beyond the positions of a model whose angles go on by themselves, as the other engines do."""
+    config = read_json(path / "config.json")
+    if max_length <= int(config.get("max_position_embeddings") or max_length):
+        return {}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) not in ("default", "linear", "llama3"):
+        raise UsageError(
+            f"vLLM ends {path.name} at its {config['max_position_embeddings']} positions, and {max_length} are wanted; "
+            "think shorter, or take --engine local"
+        )
+    return {"hf_overrides": {"max_position_embeddings": max_length}}
 
 
 def _recorder(engine: VLLMEngine) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from scaling.engines.vllm import VLLMEngine
+from scaling.errors import MemoryLimitError
 from scaling.measure.cells import Cell, RunConfig
 from scaling.measure.full import Measurement
 from scaling.measure.phases import Trained, measure_phase
@@ -28,17 +29,17 @@ def build_vllm(config: RunConfig, source: Source, cells: Sequence[Cell]) -> Subj
     what the cells need.
     """
     shape = Shape.from_config(source.config)
-    per_token = shape.kv_bytes_per_token(config.dtype)
     longest = max([16 + WARM_UP_TOKENS, *(cell.peak_context for cell in cells if cell.phase == "rollout")])
     longest += WARM_UP_STEPS + STEPS
-    blocks = config.concurrency * (longest // BLOCK_TOKENS + 2)
-    budget = config.kv_memory or int(MEMORY_SHARE * free_memory_bytes()) * config.tensor_parallel
+    kv = kv_bytes(
+        shape, config.dtype, config.concurrency, longest, devices=config.tensor_parallel, most=config.kv_memory
+    )
     engine = VLLMEngine(
         source.path or _architecture(source),
         dtype=config.dtype,
         max_sequences=config.concurrency,
         max_length=longest,
-        kv_bytes=min(blocks * BLOCK_TOKENS * per_token, budget) // config.tensor_parallel,
+        kv_bytes=kv,
         dummy=source.path is None,
         prefix_caching=config.prefix_caching,
         tensor_parallel=config.tensor_parallel,
@@ -60,6 +61,21 @@ def build_vllm(config: RunConfig, source: Source, cells: Sequence[Cell]) -> Subj
     return Subject(
         shape, torch_device(), engine, engine, engine.limits(), train, beside=False, devices=config.tensor_parallel
     )
+
+
+def kv_bytes(
+    shape: Shape, dtype: str, sequences: int, longest: int, *, devices: int = 1, most: int | None = None
+) -> int:
+    """Bytes of KV memory, on each device, for `sequences` contexts of `longest` tokens at once.
+
+    Over all devices at most `most`, or a share of what is free beside the weights, which vLLM has yet to load. Raises
+    `MemoryLimitError` where those do not fit.
+    """
+    wanted = sequences * (longest // BLOCK_TOKENS + 2) * BLOCK_TOKENS * shape.kv_bytes_per_token(dtype)
+    weights, free = shape.weight_bytes(dtype), devices * free_memory_bytes()
+    if weights >= free:
+        raise MemoryLimitError(f"the weights take {weights} bytes, and {free} are free")
+    return min(wanted, most or int(MEMORY_SHARE * (free - weights))) // devices
 
 
 def _architecture(source: Source) -> Path:
