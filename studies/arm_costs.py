@@ -113,7 +113,7 @@ def cost_row(
     are null: then the arm was sampled in parts. They are marked as not valid where some traces failed.
     """
     engine, shape = manifest["engine"], Shape.from_config(source.config)
-    traces, devices = len(tally.keys), int(engine.get("devices", 1))
+    traces, devices = len(tally.keys), int(engine["devices"])
     served = engine["name"] == OPENAI
     cell = Cell(
         model=source.name,
@@ -131,7 +131,7 @@ def cost_row(
         concurrency=min(engine["concurrency"], traces),
         traces=traces,
         method="full",
-        tensor_parallel=int(engine.get("tensor_parallel", 1)),
+        tensor_parallel=int(engine["tensor_parallel"]),
     )
     context = Context(shape, manifest["device"], devices, manifest["fingerprint_id"])
     segments = [segment for size in tally.sizes for segment in environment.schedule(*size)]

@@ -10,14 +10,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaling.engines.base import Engine
 from scaling.errors import StoreError, UsageError
+from scaling.measure import sampler
+from scaling.measure.cells import OPENAI
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
+from scaling.measure.sampler import DTYPES, EngineChoice
 from scaling.measure.subject import has_gpu
 from scaling.models import Source
 from scaling.results import Store
@@ -92,8 +96,7 @@ class Study:
 
     Every arm is asked all `questions`, `samples` times each; the n-th sample of a problem has the same seeds in every
     arm, so that what differs comes of the arms. `budgets`: thinking tokens that every trace is also judged at, cut
-    off there. `engine`: a record of what samples, at least its `name`, its `dtype` and its `concurrency`, and
-    `devices` where there are several.
+    off there. `devices` run the model together, where a server does, which cannot be asked how many.
     """
 
     name: str
@@ -102,7 +105,8 @@ class Study:
     samples: int
     sampling: Sampling
     budgets: Sequence[int]
-    engine: Mapping[str, Any]
+    engine: EngineChoice
+    devices: int = 1
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for what cannot be asked, or would be misread."""
@@ -156,11 +160,20 @@ class Study:
                     "samples": self.samples,
                     "sampling": asdict(self.sampling),
                     "budgets": self.budgets,
-                    "engine": dict(self.engine),
+                    "engine": self._engine(),
                 }
             )
         )
         return record
+
+    def _engine(self) -> dict[str, Any]:
+        """What samples, with the type in which it computes: of a server, that of the checkpoint is taken for it."""
+        choice = self.engine
+        stored = self.arms[0].source.config.get("dtype") or self.arms[0].source.config.get("torch_dtype")
+        served = stored if stored in DTYPES else "bfloat16"
+        dtype = choice.dtype or (served if choice.name == OPENAI else "bfloat16" if has_gpu() else "float32")
+        devices = self.devices if choice.name == OPENAI else choice.tensor_parallel
+        return {**asdict(choice), "dtype": dtype, "devices": devices}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,21 +218,27 @@ class Outcome:
 def begin(out: Path | str, study: Study, *, device: str | None = None, **remembered: Any) -> Store:
     """Starts a study's run in a new directory; `remembered` (JSON) joins its manifest, such as the command line.
 
-    `device`: what the model runs on, None for this machine's GPU or CPU. Raises `StoreError` if the directory is
-    taken or cannot be written.
+    `device`: what the model runs on, None for this machine's GPU or CPU, or a server of unknown kind. Raises
+    `StoreError` if the directory is taken or cannot be written.
     """
     here = fingerprint()
-    hardware, software = here["hardware"], here["software"]
-    cpu = f"{hardware['cpu']}, {software['torch_threads']} threads"
     manifest = {
         **remembered,
         **study.record(),
-        "device": device or (hardware["device"] if has_gpu() else cpu),
+        "device": device or _device(study, here),
         "model": study.arms[0].source.record(),
         "fingerprint": here,
         "fingerprint_id": fingerprint_id(here),
     }
     return Store.create(out, manifest)
+
+
+def _device(study: Study, here: Mapping[str, Any]) -> str:
+    if study.engine.name == OPENAI:
+        return f"server on {study.devices} device{'s' if study.devices > 1 else ''}"
+    if has_gpu():
+        return str(here["hardware"]["device"])
+    return f"{here['hardware']['cpu']}, {here['software']['torch_threads']} threads"
 
 
 def check_same(store: Store, study: Study) -> None:
@@ -233,21 +252,29 @@ def check_same(store: Store, study: Study) -> None:
 
 
 def ask(
-    store: Store, study: Study, open_engine: OpenEngine, *, observe: Callable[[Progress], None] = lambda _: None
+    store: Store,
+    study: Study,
+    *,
+    open_engine: OpenEngine | None = None,
+    observe: Callable[[Progress], None] = lambda _: None,
+    remark: Callable[[str], None] = lambda _: None,
 ) -> list[Outcome]:
     """Samples the traces that the study's run in `store` still lacks, and returns what came of every arm.
 
     A trace is judged and written as it ends, beside the engine, which does not wait for that. Whatever stops the
     work (an interrupt, a kill, a full disk), the traces that are written stay, and asking again goes on with the
     rest; they are the traces that it would have sampled anyway. An arm that is done leaves a row of what it cost.
-    `open_engine` is asked once for consecutive arms of one model, if any of them lacks a trace; the engine is closed
-    here. `observe` is called in another thread.
+    One engine samples consecutive arms of one model, if any of them lacks a trace: the study's, or what `open_engine`
+    opens, which is closed here. `observe` is called in another thread; `remark` gets what the user should know.
 
     Raises `StoreError` if the run is another study's, is damaged, is being written by another process, or the disk is
     full; whatever the engine raises.
     """
     check_same(store, study)
     asked = study.asked
+    if open_engine is None:
+        choice = replace(study.engine, concurrency=min(study.engine.concurrency, len(asked)))
+        open_engine = partial(sampler.open_engine, choice, remark=remark)
     outcomes: list[Outcome] = []
     for _, group in itertools.groupby(study.arms, lambda arm: (arm.source.name, arm.source.digest, arm.source.path)):
         arms = list(group)
@@ -387,7 +414,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
         {**arm, "model": {key: arm["model"][key] for key in ("name", "weights", "digest")}}
         for arm in record.get("arms", [])
     ]
-    engine = {key: record.get("engine", {}).get(key) for key in ("name", "dtype")}
+    engine = {key: record.get("engine", {}).get(key) for key in ("name", "dtype", "served_model")}
     return {**kept, "arms": arms, "engine": engine}
 
 

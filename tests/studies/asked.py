@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scaling.decoder import Decoder
-from scaling.engines.local import LocalEngine
-from scaling.models import Source, resolve
+from scaling.measure.sampler import EngineChoice
+from scaling.models import resolve
 from scaling.results import Store
 from scaling.rollout import Sampling
 from scaling.tasks.walk import Walk
 from scaling.text import Text
-from scaling.thinking import Delethink, Environment, LongCoT
+from scaling.thinking import Delethink, LongCoT
 from studies.asking import Arm, Progress, Questions, Study, ask, begin
 
-ENGINE = {"name": "local", "dtype": "float32", "concurrency": 4}
+ENGINE = EngineChoice(dtype="float32", concurrency=4)
 
 
 def walkers(model: Path, **changes: Any) -> Study:
@@ -41,12 +39,6 @@ def walkers(model: Path, **changes: Any) -> Study:
     return replace(study, **changes)
 
 
-def local(source: Source, environments: Sequence[Environment], query: int, sequences: int = 4) -> LocalEngine:
-    assert source.path is not None
-    length = query + max(environment.budget for environment in environments)
-    return LocalEngine(Decoder.load(source.path), max_sequences=sequences, max_length=length, eos=(1,))
-
-
 def _tell(progress: Progress) -> None:
     if progress.record is not None:
         print(progress.arm, progress.done, flush=True)
@@ -56,6 +48,6 @@ if __name__ == "__main__":
     study = walkers(Path(sys.argv[1]), samples=int(sys.argv[3]))
     out = Path(sys.argv[2])
     try:
-        ask(Store.open(out) if out.exists() else begin(out, study), study, local, observe=_tell)
+        ask(Store.open(out) if out.exists() else begin(out, study), study, observe=_tell)
     except KeyboardInterrupt:
         sys.exit(130)

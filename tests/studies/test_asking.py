@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from scaling.errors import StoreError, UsageError
+from scaling.measure.sampler import open_engine
 from scaling.results import Store
 from scaling.rollout import Sampling
 from scaling.tasks import Problem
@@ -29,7 +30,7 @@ assert _spec is not None
 assert _spec.loader is not None
 asked = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(asked)
-walkers, local = asked.walkers, asked.local
+walkers = asked.walkers
 
 WITHOUT_CLOCK = {"seconds"}
 
@@ -37,7 +38,7 @@ WITHOUT_CLOCK = {"seconds"}
 def asked_whole(walker: Path, out: Path, **changes: Any) -> Store:
     study = walkers(walker, **changes)
     store = begin(out, study)
-    ask(store, study, local)
+    ask(store, study)
     return store
 
 
@@ -124,27 +125,27 @@ def test_a_study_that_is_done_samples_nothing_and_needs_no_engine(whole: Store, 
         raise AssertionError
 
     before = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
-    outcomes = ask(whole, walkers(walker), never)
+    outcomes = ask(whole, walkers(walker), open_engine=never)
     assert [(outcome.traces, outcome.failed, outcome.remark) for outcome in outcomes] == [(8, 0, None)] * 2
     assert {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()} == before
 
 
 def test_one_engine_serves_all_arms_of_a_model(walker: Path, tmp_path: Path) -> None:
     opened = []
+    study = walkers(walker)
 
     def once(source: Any, environments: Any, query: int) -> Any:
         opened.append([environment.name for environment in environments])
-        return local(source, environments, query)
+        return open_engine(study.engine, source, environments, query)
 
-    study = walkers(walker)
-    ask(begin(tmp_path / "run", study), study, once)
+    ask(begin(tmp_path / "run", study), study, open_engine=once)
     assert opened == [["longcot", "delethink"]]
 
 
 def test_progress_counts_up_to_every_trace_of_every_arm(walker: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     study = walkers(walker)
-    ask(begin(tmp_path / "run", study), study, local, observe=seen.append)
+    ask(begin(tmp_path / "run", study), study, observe=seen.append)
     assert [(p.arms_done, p.done) for p in seen] == [(arm, done) for arm in range(2) for done in range(9)]
     assert {(p.arms, p.total) for p in seen} == {(2, 8)}
     assert [p.record is None for p in seen].count(True) == 2
@@ -177,7 +178,7 @@ def test_an_interrupted_study_goes_on_to_the_same_traces(walker: Path, tmp_path:
     store = Store.open(tmp_path / "stopped")
     saved = traces(store)
     assert 20 <= len(saved) < 160
-    outcomes = ask(store, study, local)
+    outcomes = ask(store, study)
     assert traces(store) == traces(whole)
     assert [outcome.traces for outcome in outcomes] == [80, 80]
     rows = store.frame().set_index("environment")
@@ -192,7 +193,7 @@ def test_a_line_that_a_kill_tore_is_asked_again(walker: Path, whole: Store, tmp_
     path = store.path / store.manifest["arms"][1]["file"]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) - 100])
-    ask(Store.open(store.path), study, local)
+    ask(Store.open(store.path), study)
     assert traces(store) == traces(whole)
 
 
@@ -205,13 +206,13 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(walker: Path, whole: St
         with pytest.raises(
             StoreError, match=r"cannot write .*longcot\.jsonl: File too large; the traces before are kept"
         ):
-            ask(store, study, local)
+            ask(store, study)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     kept = traces(store)
     assert 0 < len(kept) < 8
     assert all(traces(whole)[key] == trace for key, trace in kept.items())
-    ask(store, study, local)
+    ask(store, study)
     assert traces(store) == traces(whole)
 
 
@@ -224,8 +225,8 @@ def test_two_writers_do_not_meet(walker: Path, tmp_path: Path) -> None:
         TraceFile(store.path / store.manifest["arms"][0]["file"], append=True),
         pytest.raises(StoreError, match="is being written by another process"),
     ):
-        ask(store, study, local)
-    ask(store, study, local)
+        ask(store, study)
+    ask(store, study)
 
 
 # What is refused
@@ -243,7 +244,7 @@ def change_budget(study: Any) -> Any:
         (lambda s: replace(s, samples=3), "its samples is 2, here it is 3"),
         (lambda s: replace(s, budgets=(4, 24)), r"its budgets is \[4, 8, 24\], here it is \[4, 24\]"),
         (lambda s: replace(s, name="test-time"), "its study is 'probe', here it is 'test-time'"),
-        (lambda s: replace(s, engine=s.engine | {"dtype": "bfloat16"}), "its engine.dtype is 'float32'"),
+        (lambda s: replace(s, engine=replace(s.engine, dtype="bfloat16")), "its engine.dtype is 'float32'"),
         (lambda s: replace(s, arms=s.arms[:1]), "its number of arms is 2, here it is 1"),
         (change_budget, r"its arms\[longcot\].environment_parameters.budget is 24, here it is 32"),
         (
@@ -256,12 +257,12 @@ def test_another_configuration_is_refused_by_its_difference(
     whole: Store, walker: Path, change: Callable[[Any], Any], message: str
 ) -> None:
     with pytest.raises(StoreError, match=f"is another study: {message}.*; give another --out"):
-        ask(whole, change(walkers(walker)), local)
+        ask(whole, change(walkers(walker)))
 
 
 def test_more_at_once_is_no_other_study(whole: Store, walker: Path) -> None:
     study = walkers(walker)
-    ask(whole, replace(study, engine=study.engine | {"concurrency": 64}), local)
+    ask(whole, replace(study, engine=replace(study.engine, concurrency=64)))
 
 
 def test_problems_with_one_id_are_refused() -> None:
@@ -332,7 +333,7 @@ class Failing:
 def test_an_arm_whose_every_trace_failed_is_said_so(walker: Path, tmp_path: Path) -> None:
     study = walkers(walker)
     store = begin(tmp_path / "run", study)
-    outcomes = ask(store, study, lambda *given: Failing(local(*given)))
+    outcomes = ask(store, study, open_engine=lambda *given: Failing(open_engine(study.engine, *given)))
     assert outcomes[0].remark == "every trace of 'longcot' failed: no such model; it has no accuracy"
     found = frame(store)
     assert len(found) == 16
@@ -373,7 +374,7 @@ def test_hostile_text_is_kept_as_it_is(chat_model: Path, tmp_path: Path) -> None
     arm = Arm(f"arm {hostile}", LongCoT(40), resolve(str(chat_model), weights=True), Text(chat_model))
     study = replace(walkers_like(arm), questions=(Questions("parrot", Parrot(), [problem]),), budgets=(1, 40))
     store = begin(tmp_path / "run", study)
-    ask(store, study, local)
+    ask(store, study)
     found = frame(store)
     assert set(found["problem"]) == {problem.id}
     assert set(found["difficulty"]) == {3.0}
