@@ -53,6 +53,7 @@ def trace_record(
         "sample": sample,
         "index": trace.index,
         "query": list(trace.query),
+        "query_text": text.decode(trace.query),
         "chunks": [
             {
                 "prompt": list(chunk.prompt),

@@ -26,22 +26,27 @@ from scaling.cli.options import (
     TensorParallel,
     ThinkingTokens,
 )
+from scaling.cli.trace_view import TracePrinter, show_traces, summary_line
 from scaling.errors import UsageError, unknown
 from scaling.lengths import parse_tokens
-from scaling.text import DEFAULT_RULES, show
+from scaling.text import DEFAULT_RULES
 from scaling.thinking import MODES, Delethink, Environment, LongCoT
 
 EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
     "scaling trace --engine vllm --model ./my-checkpoint --task gcd --problems 50 --samples 4 --out gcd.jsonl",
+    "scaling trace --show gcd.jsonl --only wrong --limit 3",
     "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
 DEFAULT_ITERATIONS = 3
 
 
 def trace(
-    task: Annotated[str, typer.Option(help="A reasoning-gym dataset, e.g. chain_sum or chain_sum:max_terms=2.")],
+    context: typer.Context,
+    task: Annotated[
+        str | None, typer.Option(help="A reasoning-gym dataset, e.g. chain_sum or chain_sum:max_terms=2.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A fetched model, or the directory of a checkpoint.")] = "smollm2-135m",
     mode: Modes = None,
     context_size: ContextSize = "1k",
@@ -68,9 +73,22 @@ def trace(
     tensor_parallel: TensorParallel = 1,
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Write the traces to this new JSONL file.")] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="Print the traces of a study's run, or of a file of --out, instead.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="With --show: those that are right, wrong, or failed.")] = None,
+    limit: Annotated[int | None, typer.Option(help="With --show: most traces of each arm.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print traces and summary as JSON on stdout.")] = False,
 ) -> int:
     """Let a real model think about real questions: shows each chunk, what it carried over, the answer and verdict."""
+    _check_show(context, show is not None)
+    if show is not None:
+        show_traces(show, only, limit, json)
+        return 0
+    if task is None:
+        raise UsageError(
+            "there is nothing to think about; give --task, as in --task chain_sum, or --show for old traces"
+        )
     environments = _environments(mode, context_size, state_size, head, iterations, thinking_tokens)
 
     from scaling.measure.sampler import EngineChoice, open_engine
@@ -96,7 +114,7 @@ def trace(
         names = " and ".join(environment.name for environment in environments)
         say(f"{source.name}: {len(queries)} traces of {questions.name} in {names}")
         file = stack.enter_context(TraceFile(out)) if out is not None else None
-        show_trace = None if json else _Printer(text)
+        show_trace = None if json else TracePrinter()
         for environment in environments:
 
             def done(trace: Trace, environment: Environment = environment) -> None:
@@ -126,10 +144,23 @@ def trace(
         print_json({"summary": summary, "traces": records, "file": out})
     else:
         for line in summary:
-            print(_summary_line(line))
+            print(summary_line(line))
         if out is not None:
             say(f"{len(records)} traces in {out}")
     return FINISHED_WITH_FAILURES if any(record["error"] for record in records) else 0
+
+
+def _check_show(context: typer.Context, shows: bool) -> None:
+    """Raises `UsageError` where options of old traces and of new ones meet."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and name in ("only", "limit") and not shows:
+            raise UsageError(f"--{name} chooses among old traces; give --show with it, as in --show runs/first")
+        if given and name not in ("show", "only", "limit", "json") and shows:
+            option = parameter.opts[0]
+            raise UsageError(f"--show prints old traces, and {option} is for new ones; leave one of them out")
 
 
 def _environments(
@@ -156,68 +187,3 @@ def _environments(
         delethink = Delethink.for_length(parse_tokens(thinking_tokens), context, state, head)
         longcot = LongCoT(parse_tokens(thinking_tokens))
     return [longcot if name == "longcot" else delethink for name in modes]
-
-
-class _Printer:
-    """Prints traces for eyes: model text escaped, every line of it behind a mark that it cannot write itself."""
-
-    def __init__(self, text: Any) -> None:
-        from rich.console import Console
-
-        self._text = text
-        self._console = Console(highlight=False)
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        values = (f"{key} {value}" for key, value in record["environment_parameters"].items())
-        title = f"{record['problem']['id']} sample {record['sample']} · {record['environment']} · {', '.join(values)}"
-        self._line(title, "bold")
-        self._line(f"query · {len(record['query'])} tokens", "cyan")
-        self._block("│ ", self._text.decode(record["query"]), "")
-        for number, chunk in enumerate(record["chunks"], 1):
-            carried = len(chunk["prompt"]) - len(record["query"])
-            kept = f"carries {carried} tokens, " if number > 1 else ""
-            self._line(f"chunk {number} · {kept}thinks {len(chunk['response'])} · {chunk['finish']}", "cyan")
-            if carried:
-                self._block("┊ ", chunk["carried"], "dim")
-            self._block("│ ", chunk["text"], "")
-        self._line(*_verdict(record))
-        self._console.print()
-
-    def _line(self, text: str, style: str) -> None:
-        one_line = show(text).replace("\n", r"\n")  # an answer of several lines must not look like lines of ours
-        self._console.print(one_line, style=style, markup=False, soft_wrap=True)
-
-    def _block(self, mark: str, text: str, style: str) -> None:
-        from rich.text import Text
-
-        width = self._console.width - len(mark) if self._console.is_terminal else 1 << 20
-        for line in show(text).split("\n"):
-            for piece in Text(line, style).wrap(self._console, width) or [Text()]:
-                self._console.print(Text.assemble((mark, "dim"), piece), soft_wrap=True)
-
-
-def _verdict(record: dict[str, Any]) -> tuple[str, str]:
-    """What came of a trace, and the style to say it in."""
-    cost = f"{record['thinking_tokens']} thinking tokens, {len(record['chunks'])} chunks, {record['seconds']:.1f} s"
-    if record["error"] is not None:
-        return f"failed: {record['error']} · {cost}", "red"
-    reference = record["problem"]["answer"]
-    if record["answer"] is None:
-        return f"no answer, expected {reference} · {cost}", "yellow"
-    right = record["score"] == 1
-    verdict = "right" if right else f"wrong (score {record['score']:.2g}), expected {reference}"
-    if record["verdict_error"]:
-        verdict += f" ({record['verdict_error']})"
-    return f"answer {record['answer']} by {record['answer_rule']} · {verdict} · {cost}", "green" if right else "yellow"
-
-
-def _summary_line(summary: dict[str, Any]) -> str:
-    line = f"{summary['environment']}: {summary['right']} of {summary['traces']} traces right"
-    if summary["interval"] is not None:
-        low, high = summary["interval"]
-        line += f" ({100 * summary['accuracy']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
-    if summary["failed"]:
-        line += f", {summary['failed']} failed"
-    return (
-        f"{line}; {summary['mean_thinking_tokens']:.0f} thinking tokens and {summary['mean_chunks']:.1f} chunks a trace"
-    )

@@ -80,42 +80,6 @@ def test_a_thinking_budget_sets_the_chunks(cli: Cli, chat_model: Path) -> None:
     assert json.loads(ran.out)["traces"][0]["environment_parameters"]["iterations"] == 4
 
 
-def test_model_text_cannot_steer_the_terminal(chat_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from scaling.cli.trace import _Printer
-    from scaling.text import Text
-
-    hostile = "\x1b[2J\x00[bold]<b>\u202e\nchunk 9 · forged"
-    printer = _Printer(Text(chat_model))
-    query = printer._text.tokenizer(hostile)["input_ids"]
-    printer(
-        {
-            "problem": {"id": "p\x1b[0m", "answer": "\x1b[1m"},
-            "sample": 0,
-            "environment": "delethink",
-            "environment_parameters": {"context_size": 16},
-            "query": query,
-            "chunks": [
-                {"prompt": query, "response": [2], "carried": "", "text": hostile, "finish": "length"},
-                {"prompt": [*query, *range(7)], "response": [2], "carried": hostile, "text": hostile, "finish": "stop"},
-            ],
-            "thinking_tokens": 2,
-            "seconds": 0.1,
-            "error": None,
-            "answer": hostile,
-            "answer_rule": "last-line",
-            "score": 0.0,
-            "verdict_error": None,
-        }
-    )
-    printed = capsys.readouterr().out
-    assert not {"\x1b", "\x00", "\u202e"} & set(printed)
-    assert r"│ \x1b[2J\x00[bold]<b>\u202e" in printed
-    assert [line for line in printed.splitlines() if line.startswith("chunk")] == [
-        "chunk 1 · thinks 1 · length",
-        "chunk 2 · carries 7 tokens, thinks 1 · stop",
-    ]
-
-
 def test_contexts_beyond_the_trained_positions_are_remarked(cli: Cli, chat_model: Path) -> None:
     ran = cli("trace", "--model", chat_model, *SMALL, "--mode", "longcot", "--thinking-tokens", "500", "--samples", "1")
     assert ran.code == 0
