@@ -26,14 +26,25 @@ if TYPE_CHECKING:
     from scaling.laws import Fit, Job
 
 
+READER = "traces.html"
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that `write` puts on paper: `frame` the rows, `manifests` by the run's name."""
+    """Everything that `write` puts on paper: `frame` the rows, `manifests` by the run's name.
+
+    `traces`: the page on which they are read (`reports.reader`), None where the runs have none.
+    """
 
     chapters: list[Chapter]
     frame: pd.DataFrame
     manifests: Mapping[str, Mapping[str, Any]]
     remarks: list[str]
+    traces: str | None = None
+
+    @property
+    def title(self) -> str:
+        return "What thinking costs" if self.traces is None else "What thinking costs and brings"
 
     @property
     def headline(self) -> list[str]:
@@ -60,15 +71,19 @@ def build(
     job: Job,
     remarks: Sequence[str] = (),
     studies: Sequence[Chapter] = (),
+    traces: str | None = None,
 ) -> Report:
-    """A report of rows (columns of `Row`, and `run`), their runs' manifests, their laws, remarks, and `studies`."""
+    """A report of rows (columns of `Row`, and `run`), their runs' manifests, their laws, remarks, and `studies`.
+
+    The chapters of `studies` come first; `traces` is the page on which their traces are read.
+    """
     found = settings(frame, fits, rooflines(manifests)) if len(frame) else []
     chapters = [*studies, *(cost_chapter(setting, job) for setting in found)]
-    return Report(chapters, frame, manifests, list(remarks))
+    return Report(chapters, frame, manifests, list(remarks), traces)
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """Writes `index.html`, `report.md`, `rows.csv`, `figures/` (SVG for light and dark, PNG, CSV) and `tables/` (CSV).
+    """Writes `index.html`, `traces.html` if there are any, `report.md`, `rows.csv`, `figures/` (SVG for light and dark, PNG, CSV) and `tables/` (CSV).
 
     Returns the files, the page first. Raises `StoreError` if `out` cannot be written.
     """
@@ -77,6 +92,8 @@ def write(report: Report, out: Path) -> list[Path]:
         "report.md": to_markdown(report),
         "rows.csv": report.frame[["run", *COLUMNS]].to_csv(index=False),
     }
+    if report.traces is not None:
+        files[READER] = report.traces
     for section in (section for chapter in report.chapters for section in chapter.sections):
         for drawing in section.drawings:
             stem = f"figures/{drawing.name}"
@@ -102,6 +119,7 @@ def to_html(report: Report) -> str:
     environment.filters |= {"data_uri": _data_uri, "safe_svg": Markup, "code": _code, "numeric": _numeric}
     return environment.get_template("page.html.j2").render(
         report=report,
+        reader=READER,
         theme=THEME,
         fingerprints={name: _facts(manifest) for name, manifest in report.manifests.items()},
         raw={name: json.dumps(manifest, indent=2, sort_keys=True) for name, manifest in report.manifests.items()},
@@ -110,7 +128,7 @@ def to_html(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The same in GitHub's Markdown, with links to the figure files."""
-    lines = ["# What thinking costs", "", *(f"- {_escape(sentence)}" for sentence in report.headline), ""]
+    lines = [f"# {report.title}", "", *(f"- {_escape(sentence)}" for sentence in report.headline), ""]
     for chapter in report.chapters:
         lines += [f"## {_escape(chapter.title)}", ""]
         for section in chapter.sections:
