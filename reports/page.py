@@ -83,9 +83,10 @@ def build(
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """Writes `index.html`, `traces.html` if there are any, `report.md`, `rows.csv`, `figures/` (SVG for light and dark, PNG, CSV) and `tables/` (CSV).
+    """Writes the page and what it is made of.
 
-    Returns the files, the page first. Raises `StoreError` if `out` cannot be written.
+    `index.html`, `traces.html` if there are any, `report.md`, `rows.csv`, `figures/` (SVG for light and dark, PNG, CSV)
+    and `tables/` (CSV). Returns the files, the page first. Raises `StoreError` if `out` cannot be written.
     """
     files: dict[str, str | bytes] = {
         "index.html": to_html(report),
