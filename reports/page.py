@@ -15,48 +15,36 @@ import pandas as pd
 from markupsafe import Markup
 from tabulate import tabulate
 
-from reports import figures, tables
 from reports.analytic import rooflines
-from reports.costs import phase_costs
-from reports.curves import COLUMNS, Setting, settings
-from reports.drawing import THEME, Drawing
-from reports.figures import PHASE_NAMES
-from reports.headline import Headline, headline
-from reports.tables import Table
+from reports.chapter import Chapter
+from reports.cost import cost_chapter
+from reports.curves import COLUMNS, settings
+from reports.drawing import THEME
 from scaling.errors import StoreError
 
 if TYPE_CHECKING:
     from scaling.laws import Fit, Job
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One heading with what stands below it."""
-
-    anchor: str
-    title: str
-    text: list[str]
-    drawings: list[Drawing]
-    tables: list[Table]
-
-
-@dataclass(frozen=True, slots=True)
-class Chapter:
-    """One setting's headline and sections."""
-
-    setting: Setting
-    headline: Headline
-    sections: list[Section]
+READER = "traces.html"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that `write` puts on paper: `frame` the rows, `manifests` by the run's name."""
+    """Everything that `write` puts on paper: `frame` the rows, `manifests` by the run's name.
+
+    `traces`: the page on which they are read (`reports.reader`), None where the runs have none.
+    """
 
     chapters: list[Chapter]
     frame: pd.DataFrame
     manifests: Mapping[str, Mapping[str, Any]]
     remarks: list[str]
+    traces: str | None = None
+
+    @property
+    def title(self) -> str:
+        return "What thinking costs" if self.traces is None else "What thinking costs and brings"
 
     @property
     def headline(self) -> list[str]:
@@ -65,15 +53,15 @@ class Report:
             return ["The run has no rows yet; `scaling run --resume` goes on with it."]
         many = len(self.chapters) > 1
         return [
-            f"{chapter.setting.label}: {sentence}" if many else sentence
+            f"{chapter.title}: {sentence}" if many else sentence
             for chapter in self.chapters
-            for sentence in chapter.headline.sentences
+            for sentence in chapter.sentences
         ]
 
     @property
     def numbers(self) -> list[dict[str, Any]]:
         """What the headlines say, one object a setting."""
-        return [chapter.headline.numbers for chapter in self.chapters]
+        return [dict(chapter.numbers) for chapter in self.chapters]
 
 
 def build(
@@ -82,23 +70,31 @@ def build(
     fits: Sequence[Fit],
     job: Job,
     remarks: Sequence[str] = (),
+    studies: Sequence[Chapter] = (),
+    traces: str | None = None,
 ) -> Report:
-    """A report of rows (columns of `Row`, and `run`), their runs' manifests, their laws, and remarks."""
+    """A report of rows (columns of `Row`, and `run`), their runs' manifests, their laws, remarks, and `studies`.
+
+    The chapters of `studies` come first; `traces` is the page on which their traces are read.
+    """
     found = settings(frame, fits, rooflines(manifests)) if len(frame) else []
-    chapters = [Chapter(setting, headline(setting, job), _sections(setting, job)) for setting in found]
-    return Report(chapters, frame, manifests, list(remarks))
+    chapters = [*studies, *(cost_chapter(setting, job) for setting in found)]
+    return Report(chapters, frame, manifests, list(remarks), traces)
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """Writes `index.html`, `report.md`, `rows.csv`, `figures/` (SVG for light and dark, PNG, CSV) and `tables/` (CSV).
+    """Writes the page and what it is made of.
 
-    Returns the files, the page first. Raises `StoreError` if `out` cannot be written.
+    `index.html`, `traces.html` if there are any, `report.md`, `rows.csv`, `figures/` (SVG for light and dark, PNG, CSV)
+    and `tables/` (CSV). Returns the files, the page first. Raises `StoreError` if `out` cannot be written.
     """
     files: dict[str, str | bytes] = {
         "index.html": to_html(report),
         "report.md": to_markdown(report),
         "rows.csv": report.frame[["run", *COLUMNS]].to_csv(index=False),
     }
+    if report.traces is not None:
+        files[READER] = report.traces
     for section in (section for chapter in report.chapters for section in chapter.sections):
         for drawing in section.drawings:
             stem = f"figures/{drawing.name}"
@@ -124,6 +120,7 @@ def to_html(report: Report) -> str:
     environment.filters |= {"data_uri": _data_uri, "safe_svg": Markup, "code": _code, "numeric": _numeric}
     return environment.get_template("page.html.j2").render(
         report=report,
+        reader=READER,
         theme=THEME,
         fingerprints={name: _facts(manifest) for name, manifest in report.manifests.items()},
         raw={name: json.dumps(manifest, indent=2, sort_keys=True) for name, manifest in report.manifests.items()},
@@ -132,9 +129,9 @@ def to_html(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The same in GitHub's Markdown, with links to the figure files."""
-    lines = ["# What thinking costs", "", *(f"- {_escape(sentence)}" for sentence in report.headline), ""]
+    lines = [f"# {report.title}", "", *(f"- {_escape(sentence)}" for sentence in report.headline), ""]
     for chapter in report.chapters:
-        lines += [f"## {_escape(chapter.setting.label)}", ""]
+        lines += [f"## {_escape(chapter.title)}", ""]
         for section in chapter.sections:
             lines += [f"### {section.title}", ""]
             for text in section.text:
@@ -157,70 +154,6 @@ def to_markdown(report: Report) -> str:
         facts = [(_escape(key), _escape(value)) for key, value in _facts(manifest)]
         lines += [f"### {_escape(name)}", "", _grid(["", "value"], facts), ""]
     return "\n".join(lines)
-
-
-def _sections(setting: Setting, job: Job) -> list[Section]:
-    """All sections of a setting; those without anything to show are left out, validity never is."""
-    prefix = f"{setting.slug}-" if setting.slug else ""
-    main = setting.phases[0] if setting.phases else "rollout"
-    found: list[Section] = []
-
-    def section(anchor: str, title: str, shown: Sequence[Drawing | Table | None], text: Sequence[str] = ()) -> None:
-        drawings = [item for item in shown if isinstance(item, Drawing)]
-        kept = [_named(item, prefix) for item in shown if isinstance(item, Table)]
-        if drawings or kept or text:
-            found.append(Section(prefix + anchor, title, list(text), drawings, kept))
-
-    if setting.phases:
-        section(
-            "cost",
-            "Cost by thinking length",
-            [figures.cost(setting, main), figures.cost(setting, main, log=False), tables.costs(setting)],
-        )
-        compared = tables.ratio(setting)
-        section(
-            "ratio",
-            "Ratio and bend",
-            [figures.ratio(setting, main), figures.curvature(setting), compared if len(compared.data) else None],
-        )
-        law_table = tables.laws(setting)
-        warnings = [
-            f"{variant.label}, {fit.curve['phase']}, {fit.curve['method']}: {warning}."
-            for variant in setting.variants
-            for phase in setting.phases
-            for fit in setting.laws(variant, phase)
-            for warning in fit.warnings
-        ]
-        section("laws", "Laws", [law_table if len(law_table.data) else None], warnings)
-        section("months", "Months of the job", [tables.months(setting, job)])
-        others = [figures.cost(setting, phase) for phase in setting.phases[1:]]
-        table = tables.by_phase(setting) if others else None
-        section(
-            "phases", "Cost by phase", [figures.phases(setting, phase_costs(setting)), *others, table], _phases(setting)
-        )
-        section(
-            "speed",
-            "Throughput and memory",
-            [figures.throughput(setting), figures.kv_memory(setting), figures.peak_memory(setting)],
-        )
-        methods = tables.agreements(setting)
-        section("agreement", "Full against profile", [methods if len(methods.data) else None])
-    section("validity", "Validity", [tables.failures(setting)])
-    return found
-
-
-def _phases(setting: Setting) -> list[str]:
-    """What was measured of a training step, beside what a table by length can hold."""
-    said = [] if setting.phases[1:] else [f"Only one phase has usable times: {PHASE_NAMES[setting.phases[0]]}."]
-    sync = setting.rows[(setting.rows["phase"] == "sync") & (setting.rows["status"] == "ok")]["wall_seconds"].dropna()
-    if len(sync):
-        seconds = tables.number(float(sync.mean()))
-        said.append(f"A weight transfer takes {seconds} s a step, whatever is thought (n = {len(sync)}).")
-    return said
-
-
-def _named(table: Table, prefix: str) -> Table:
-    return Table(prefix + table.name, table.title, table.caption, table.data, table.shown)
 
 
 def _facts(value: object, name: str = "") -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Pa
         "thinking_cost-0.1.0.dist-info",
     }
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    data = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("reports/*") if path.suffix in (".j2", ".css")}
+    data = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("reports/*") if path.suffix in (".j2", ".js")}
     assert data <= names
 
 

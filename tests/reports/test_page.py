@@ -167,7 +167,7 @@ def test_figure_data_are_the_rows_means(report, frame):
 
 
 def test_the_headline_names_the_largest_length_its_ratio_and_the_bend(report):
-    tiny = report.chapters[0].headline
+    tiny = report.chapters[0]
     first = tiny.numbers["ratios"][0]
     assert (first["thinking_tokens"], first["method"], first["pairs"]) == (98304, "profile", 3)
     assert first["low"] < first["ratio"] < first["high"]
