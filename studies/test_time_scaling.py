@@ -1,0 +1,154 @@
+"""What longer thinking brings at test time, and what it costs: accuracy by budget, by environment, and by price.
+
+Analysis alone: a frame of traces in (`studies.trace_frame.frame`), one JSON-able record out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import FitError, UsageError
+from studies.accuracy import average, by_budget, compare, pass_at
+from studies.voting import majority_at
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from studies.trace_cost import Pricer
+
+SCHEMA_VERSION = "1.0"
+
+
+def analyse(frame: pd.DataFrame, price: Pricer | None = None) -> dict[str, Any]:
+    """Of each arm: accuracy by thinking budget, pass@k and maj@k; of all: trained × sampled, and cost with its front.
+
+    Failed traces are left out and counted. Problems are told by task and id together, and each counts alike. Budgets
+    are read by right-trimming (*The Markovian Thinker*, evaluation). With `price`, every arm and budget has what a
+    trace costs when it is cut there, and the points that nothing is both cheaper and as right as are marked.
+    Raises `FitError` where no trace can be judged, or an arm has no price.
+    """
+    if not len(frame):
+        raise FitError("there are no traces yet; go on with the study (--resume)")
+    arms, accuracy, parallel, costs = [], [], [], []
+    judged = frame[frame["error"].isna()]
+    for label in frame["arm"].unique():
+        asked, rows = frame[frame["arm"] == label], judged[judged["arm"] == label]
+        arm = _arm(label, asked, rows)
+        arms.append(arm)
+        if not len(rows):
+            continue
+        found = by_budget(_by_problem(rows, "scores"))
+        lengths = [int(n) for n in rows["thinking_tokens"]]
+        for budget, estimate in found.items():
+            point = {"arm": label, "budget": budget, "mean_tokens": _cut(lengths, budget), **estimate.record()}
+            accuracy.append(point)
+            if price is not None:
+                costs.append({**point, "price": price(arm, lengths, budget).record()})
+        parallel += _parallel(label, rows, arm["mean_thinking_tokens"])
+    if not accuracy:
+        raise FitError("every trace failed, so there is nothing to judge; see the errors in the run's traces")
+    _mark_front(costs)
+    return {
+        "format": "test-time",
+        "schema_version": SCHEMA_VERSION,
+        "tasks": sorted(frame["task"].unique()),
+        "arms": arms,
+        "accuracy": accuracy,
+        "parallel": parallel,
+        "transfer": _transfer(arms, accuracy),
+        "comparisons": _comparisons(judged, arms),
+        "costs": costs,
+    }
+
+
+def _arm(label: str, asked: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
+    first = asked.iloc[0]
+    return {
+        "label": label,
+        "model": first["model"],
+        "trained": first["trained"],
+        "environment": first["environment"],
+        "environment_parameters": json.loads(first["environment_parameters"]),
+        "budget": int(first["budget"]),
+        "traces": len(asked),
+        "failed": len(asked) - len(rows),
+        "problems": len(asked[["task", "problem"]].drop_duplicates()),
+        "mean_thinking_tokens": float(rows["thinking_tokens"].mean()) if len(rows) else None,
+        "ended_share": float(rows["ended"].mean()) if len(rows) else None,
+    }
+
+
+def _by_problem(rows: pd.DataFrame, column: str) -> list[list[Any]]:
+    return [list(group) for _, group in rows.groupby(["task", "problem"], sort=True)[column]]
+
+
+def _cut(lengths: Sequence[int], budget: int) -> float:
+    """Mean thinking tokens of traces that are cut at the budget."""
+    return sum(min(length, budget) for length in lengths) / len(lengths)
+
+
+def _parallel(label: str, rows: pd.DataFrame, mean_tokens: float) -> list[dict[str, Any]]:
+    """pass@k and maj@k for k = 1, 2, 4, … as far as every problem has samples; `tokens` are those of k traces."""
+    scores, answers = _by_problem(rows, "score"), _by_problem(rows, "answer")
+    fewest = min(map(len, scores))
+    ks = [1 << power for power in range(fewest.bit_length()) if 1 << power <= fewest]
+    return [
+        {
+            "arm": label,
+            "k": k,
+            "tokens": k * mean_tokens,
+            "pass": pass_at(scores, k).record(),
+            "majority": majority_at(answers, scores, k).record(),
+        }
+        for k in ks
+    ]
+
+
+def _transfer(arms: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Trained in × sampled in, at every budget that all these arms were judged at; empty unless some were trained."""
+    named = {arm["label"]: arm for arm in arms if arm["trained"] is not None}
+    if len({arm["trained"] for arm in named.values()}) < 2:
+        return []
+    return [
+        {"trained": named[point["arm"]]["trained"], "environment": named[point["arm"]]["environment"], **point}
+        for point in accuracy
+        if point["arm"] in named
+    ]
+
+
+def _comparisons(judged: pd.DataFrame, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each chunked arm against LongCoT of the same checkpoint, paired by problem, at its largest budget."""
+    found = []
+    for arm in arms:
+        if arm["environment"] == "longcot":
+            continue
+        base = next((a for a in arms if a["environment"] == "longcot" and _same(a, arm)), None)
+        if base is None:
+            continue
+        ours, theirs = ({k: list(g) for k, g in _scores(judged, a["label"])} for a in (arm, base))
+        common = sorted(ours.keys() & theirs.keys())
+        if common:
+            made = compare([ours[key] for key in common], [theirs[key] for key in common])
+            found.append({"arm": arm["label"], "against": base["label"], **made.record()})
+    return found
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (one["model"], one["trained"]) == (other["model"], other["trained"])
+
+
+def _scores(judged: pd.DataFrame, label: str) -> Any:
+    return judged[judged["arm"] == label].groupby(["task", "problem"], sort=True)["score"]
+
+
+def _mark_front(costs: list[dict[str, Any]]) -> None:
+    """Marks the Pareto front: points that no other is both at most as costly as and at least as accurate as."""
+    for point in costs:
+        seconds, value = point["price"]["device_seconds"], point["value"]
+        point["on_front"] = not any(
+            (other["price"]["device_seconds"] <= seconds and other["value"] >= value)
+            and (other["price"]["device_seconds"] < seconds or other["value"] > value)
+            for other in costs
+        )

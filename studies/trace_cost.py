@@ -1,0 +1,107 @@
+"""What a trace of some length costs in an arm: by the law of measured rows, or as the planner reckons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import FitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling.laws import Fit
+    from scaling.planning import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Of one trace, on the average of its arm. `energy_joules` and `money` are None where nothing tells them."""
+
+    device_seconds: float
+    energy_joules: float | None
+    money: float | None
+    method: str
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Pricer = Callable[[Mapping[str, Any], Sequence[int], int], Price]
+"""From an arm (`environment` and `environment_parameters`), its traces' thinking tokens and a budget that cuts them."""
+
+NOT_OF_THE_CURVE = ("iterations", "thinking_budget", "budget")
+"""Parameters of an environment that say how far a trace may go, not what a token costs."""
+
+
+def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = None) -> Pricer:
+    """Prices by the laws of measured rollouts (`scaling.laws.fit_frame` of the rows in `frame`).
+
+    Joules are a trace's seconds at the mean power of its curve's rows, where all of them have a counter's joules.
+    `hourly`: money for a device-hour. The pricer raises `FitError` for an arm whose environment was not measured.
+    """
+    import numpy as np
+
+    found = [fit for fit in fits if fit.curve["phase"] == "rollout"]
+
+    def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
+        wanted = {k: v for k, v in arm["environment_parameters"].items() if k not in NOT_OF_THE_CURVE}
+        for fit in found:
+            curve = fit.curve
+            if curve["environment"] == arm["environment"] and all(curve.get(k, v) == v for k, v in wanted.items()):
+                break
+        else:
+            known = ", ".join(dict.fromkeys(fit.label for fit in found)) or "none"
+            raise FitError(f"no law for arm {arm['label']!r} in the measured rows, which have {known}; measure it too")
+        cut = np.minimum(np.asarray(lengths, np.float64), budget)
+        seconds = float(np.maximum(fit.at(cut), 0).mean())
+        reach = "" if fit.smallest <= float(cut.mean()) <= fit.largest else ", beyond its measured lengths"
+        watts = _watts(frame, fit)
+        return Price(
+            seconds,
+            None if watts is None else seconds * watts,
+            None if hourly is None else seconds / 3600 * hourly,
+            f"fitted: {fit.law} law of {fit.curve['method']} rows on {fit.curve['device']}{reach}",
+        )
+
+    return price
+
+
+def _watts(frame: pd.DataFrame, fit: Fit) -> float | None:
+    """Mean power of a device over the rows of a curve; None unless all of them have joules."""
+    rows = frame[(frame["status"] == "ok") & (frame["phase"] == "rollout")]
+    for column in ("environment", "method", "context_size", "state_size"):
+        value = fit.curve[column]
+        rows = rows[rows[column].isna() if value is None else rows[column] == value]
+    if not len(rows) or rows["energy_joules"].isna().any():
+        return None
+    return float(rows["energy_joules"].sum() / (rows["wall_seconds"] * rows["devices"]).sum())
+
+
+def by_plan(question: Question) -> Pricer:
+    """Prices by the planner, for rollouts alone: the arm's own lengths, cut at the budget, on the question's GPUs.
+
+    Joules are the GPUs' power limit over the time, so an upper bound. The pricer raises `UsageError` for what does not
+    fit the GPUs.
+    """
+    from scaling.predict.distribution import Distribution
+    from scaling.predict.plan import plan
+    from scaling.thinking import rebuilt
+
+    def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
+        cut = sorted((min(length, budget) for length in lengths if length), reverse=True)
+        mean = sum(cut) / len(cut)
+        work = replace(question.work, distribution=Distribution("as sampled", recorded=tuple(cut)), budget=budget)
+        environment = rebuilt(arm["environment"], arm["environment_parameters"])
+        made = plan(question.shape, question.setup, work, lambda _: environment, mean)
+        seconds = made.gpu_hours("rollout") * 3600 / work.job.traces
+        watts, hourly = question.setup.device.watts, question.setup.price
+        return Price(
+            seconds,
+            None if watts is None else seconds * watts,
+            None if hourly is None else seconds / 3600 * hourly,
+            f"analytic: planner, {question.model} on {question.setup.gpus} × {question.setup.device.name}",
+        )
+
+    return price
