@@ -9,9 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import FitError, UsageError
-from studies.accuracy import average, by_budget, compare, pass_at
-from studies.voting import majority_at
+from scaling.errors import FitError
+from studies.accuracy import by_budget, compare, majority, pass_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +99,7 @@ def _parallel(label: str, rows: pd.DataFrame, mean_tokens: float) -> list[dict[s
             "k": k,
             "tokens": k * mean_tokens,
             "pass": pass_at(scores, k).record(),
-            "majority": majority_at(answers, scores, k).record(),
+            "majority": majority(answers, scores, k).record(),
         }
         for k in ks
     ]

@@ -1,0 +1,105 @@
+"""How the arms of a study are told apart in pictures, and the picture all studies share: accuracy by budget."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from reports.drawing import LIGHT, Drawing, sheet, short, token_axis
+from reports.tables import number
+
+Record = Mapping[str, Any]
+
+_ROLES = ("delethink", "third", "fourth")
+_DASHES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """`role` is a colour of `drawing.THEME`."""
+
+    role: str
+    dash: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": LIGHT[self.role], "linestyle": self.dash}
+
+
+def styles(arms: Sequence[Record]) -> dict[str, Style]:
+    """By the arm's label: LongCoT in its own colour, others in turn; a colour that comes again has another dash."""
+    roles = itertools.cycle(_ROLES)
+    used: dict[str, int] = {}
+    found = {}
+    for arm in arms:
+        role = "longcot" if arm["environment"] == "longcot" else next(roles)
+        found[arm["label"]] = Style(role, _DASHES[used.get(role, 0) % len(_DASHES)])
+        used[role] = used.get(role, 0) + 1
+    return found
+
+
+def slug(text: str) -> str:
+    """Text as part of a file's name or of an anchor."""
+    return re.sub(r"[^0-9a-z]+", "-", text.lower()).strip("-") or "study"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage to a tenth, without its sign: 97.3; – for none."""
+    return "–" if value is None else f"{100 * value:.3g}".replace("-", "−")
+
+
+def with_interval(estimate: Record) -> str:
+    """`97.3 [93, 100]`, in percent."""
+    high = "∞" if estimate["high"] is None else share(estimate["high"])
+    return f"{share(estimate['value'])} [{share(estimate['low'])}, {high}]"
+
+
+def percent_axis(axes: Axes, label: str) -> None:
+    axes.set_ylim(0, None)
+    top = min(1.02, max(axes.get_ylim()[1], 0.05))
+    axes.set_ylim(0, top)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+    axes.set_ylabel(f"{label}, %")
+
+
+def accuracy_by_budget(name: str, arms: Sequence[Record], points: Sequence[Record], methods: str) -> Drawing | None:
+    """Accuracy of each arm by thinking budget with bands of 95 %; None with fewer than two budgets.
+
+    `points`: one record an arm and budget, with `arm`, `budget`, `value`, `low`, `high`.
+    """
+    data = pd.DataFrame(points)
+    if not len(data) or data["budget"].nunique() < 2:
+        return None
+    look = styles(arms)
+    with sheet(5.6, 3.8) as page:
+        for label, style in look.items():
+            line = data[data["arm"] == label].sort_values("budget")
+            if not len(line):
+                continue
+            page.axes.plot(line["budget"], line["value"], label=label, marker="o", markersize=3, **style.line)
+            page.axes.fill_between(
+                line["budget"], line["low"], line["high"], alpha=0.12, linewidth=0, color=LIGHT[style.role]
+            )
+        token_axis(page.axes, data["budget"])
+        page.axes.set_xlabel("thinking budget, tokens (traces cut off there)")
+        percent_axis(page.axes, "accuracy")
+        page.axes.legend(frameon=False, fontsize=8)
+        caption = (
+            f"Accuracy (avg@k) by thinking budget up to {short(int(data['budget'].max()))} tokens, from the same traces "
+            f"cut off at each budget, over {number(int(data['problems'].max()))} problems and "
+            f"{number(int(data['samples'].min()))} to {number(int(data['samples'].max()))} traces an arm; shades are "
+            f"95 % intervals. {methods}"
+        )
+        return page.drawing(name, "Accuracy by thinking budget", caption, data)
+
+
+def said_methods(points: Sequence[Record]) -> str:
+    """How the intervals were made, each way once."""
+    ways = dict.fromkeys(str(point["method"]) for point in points)
+    return "Intervals: " + "; ".join(ways) + "." if ways else ""
