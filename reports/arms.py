@@ -91,8 +91,8 @@ def accuracy_by_budget(name: str, arms: Sequence[Record], points: Sequence[Recor
         percent_axis(page.axes, "accuracy")
         page.axes.legend(frameon=False, fontsize=8)
         caption = (
-            f"Accuracy (avg@k) by thinking budget up to {short(int(data['budget'].max()))} tokens, from the same traces "
-            f"cut off at each budget, over {number(int(data['problems'].max()))} problems and "
+            f"Accuracy (avg@k) by thinking budget up to {short(int(data['budget'].max()))} tokens, from the same "
+            f"traces cut off at each budget, over {number(int(data['problems'].max()))} problems and "
             f"{number(int(data['samples'].min()))} to {number(int(data['samples'].max()))} traces an arm; shades are "
             f"95 % intervals. {methods}"
         )

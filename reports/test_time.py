@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from reports.arms import (
     Record,
@@ -99,8 +100,9 @@ def _transfer(prefix: str, record: Record) -> Table | None:
         return None
     budgets = sorted(data["budget"].unique())
     rows = []
-    for (trained, environment, arm), line in data.groupby(["trained", "environment", "arm"], sort=False):
-        cells = {int(p["budget"]): with_interval(p) for p in line.to_dict("records")}
+    for (trained, environment, arm), _ in data.groupby(["trained", "environment", "arm"], sort=False):
+        mine = [point for point in record["transfer"] if point["arm"] == arm]
+        cells = {int(point["budget"]): with_interval(point) for point in mine}
         named = {"trained in": str(trained), "sampled in": str(environment), "arm": str(arm)}
         rows.append({**named, **{short(b): cells.get(int(b), NONE) for b in budgets}})
     caption = "Percent right with 95 % intervals by thinking budget, where each checkpoint was trained and sampled."
@@ -122,7 +124,7 @@ def _front(prefix: str, look: Mapping[str, Style], costs: Sequence[Record]) -> D
         )  # fmt: skip
         page.axes.set_xscale("log")
         page.axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        page.axes.xaxis.set_minor_formatter(lambda value, _: "")
+        page.axes.xaxis.set_minor_formatter(NullFormatter())
         page.axes.set_xlabel("device-seconds per trace")
         percent_axis(page.axes, "accuracy")
         page.axes.legend(frameon=False, fontsize=8)
@@ -188,7 +190,7 @@ def _parallel(prefix: str, look: Mapping[str, Style], record: Record) -> Drawing
         page.axes.legend(frameon=False, fontsize=7)
         caption = (
             "Problems solved by one of k traces (pass@k, unbiased) and by the majority of k (maj@k), by the tokens "
-            f"that k traces think, k = 1 to {int(data['k'].max())}. {said_methods(data.to_dict('records'))}"
+            f"that k traces think, k = 1 to {int(data['k'].max())}. {said_methods([p[rule] for p in record['parallel'] for rule in ('pass', 'majority')])}"
         )
         return page.drawing(prefix + "parallel", "Several traces in parallel", caption, data)
 
