@@ -14,8 +14,8 @@ class Turn:
     """What the policy sees next.
 
     `prompt`: token ids; the first `reused` of them are the previous chunk's whole context, its last token apart (which
-    was never fed back), so an engine may keep their KV; 0 if they are not. `max_tokens`: most response tokens. `stop`: token ids that end the chunk,
-    beside the model's own end-of-sequence ids.
+    was never fed back), so an engine may keep their KV; 0 if they are not. `max_tokens`: most response tokens. `stop`:
+    token ids that end the chunk, beside the model's own end-of-sequence ids.
     """
 
     prompt: tuple[int, ...]
