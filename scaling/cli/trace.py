@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scaling.cli.console import FINISHED_WITH_FAILURES, print_json, say, warn
+from scaling.cli.environments import MODE_HELP, Cue, Extensions, Stop, SummarySize, environments_of
 from scaling.errors import UsageError, unknown
-from scaling.lengths import parse_tokens
 from scaling.text import DEFAULT_RULES, show
-from scaling.thinking import MODES, Delethink, Environment, LongCoT
+from scaling.thinking import Environment
 
 if TYPE_CHECKING:
     from scaling.engines.base import Engine
@@ -24,22 +24,23 @@ EXAMPLES = (
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
     "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
-DEFAULT_ITERATIONS = 3
 
 
 def trace(
     task: Annotated[str, typer.Option(help="A reasoning-gym dataset, e.g. chain_sum or chain_sum:max_terms=2.")],
     model: Annotated[str, typer.Option(help="A fetched model, or the directory of a checkpoint.")] = "smollm2-135m",
-    mode: Annotated[
-        list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
-    ] = None,
-    context_size: Annotated[str, typer.Option(help="Delethink's C, new tokens of the first chunk.")] = "1k",
+    mode: Annotated[list[str] | None, typer.Option(help=MODE_HELP)] = None,
+    context_size: Annotated[str, typer.Option(help="C, new tokens of Delethink's first chunk or of a round.")] = "1k",
     state_size: Annotated[str | None, typer.Option(help="Delethink's m, last tokens kept. Default C/2.")] = None,
     head: Annotated[int, typer.Option(help="First tokens of chunk 1 that all chunks keep.")] = 100,
-    iterations: Annotated[int | None, typer.Option(help="Delethink's I, most chunks. Default 3.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Delethink's I, most chunks; or rounds. Default 3.")] = None,
     thinking_tokens: Annotated[
         str | None, typer.Option(help="Thinking budget of a trace instead of --iterations, e.g. 2k.")
     ] = None,
+    summary_size: SummarySize = None,
+    extensions: Extensions = None,
+    cue: Cue = None,
+    stop: Stop = None,
     problems: Annotated[int, typer.Option(min=1, help="Problems of the task.")] = 4,
     samples: Annotated[int, typer.Option(min=1, help="Traces a problem.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 is greedy.")] = 0.6,
@@ -69,9 +70,21 @@ def trace(
     json: Annotated[bool, typer.Option("--json", help="Print traces and summary as JSON on stdout.")] = False,
 ) -> int:
     """Let a real model think about real questions: shows each chunk, what it carried over, the answer and verdict."""
-    environments = _environments(mode, context_size, state_size, head, iterations, thinking_tokens)
+    environments = environments_of(
+        mode,
+        context_size=context_size,
+        state_size=state_size,
+        head=head,
+        iterations=iterations,
+        thinking_tokens=thinking_tokens,
+        summary_size=summary_size,
+        extensions=extensions,
+        cue=cue,
+        stop=stop,
+    )
     _check_engine(engine, base_url, served_model)
 
+    from scaling.cues import worded
     from scaling.measure.served import connect, served_source
     from scaling.models import resolve
     from scaling.rollout import Sampling, Trace, rollout
@@ -83,6 +96,7 @@ def trace(
     if source.path is None:
         raise UsageError(f"questions need the tokenizer of {model!r}; give the directory that holds it as --model")
     text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
+    environments = [worded(environment, text.encode, cue=cue, stop=stop) for environment in environments]
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -148,32 +162,6 @@ def _check_engine(engine: str, base_url: str | None, served_model: str | None) -
         raise unknown("engine", engine, ("local", "openai"))
     if (base_url is None) == (engine == "openai") or (served_model is not None and base_url is None):
         raise UsageError("--engine openai and --base-url go together, as in --base-url http://127.0.0.1:8000/v1")
-
-
-def _environments(
-    mode: list[str] | None,
-    context_size: str,
-    state_size: str | None,
-    head: int,
-    iterations: int | None,
-    thinking_tokens: str | None,
-) -> list[Environment]:
-    """The environments asked for; LongCoT may think as long as Delethink."""
-    if iterations is not None and thinking_tokens is not None:
-        raise UsageError("--iterations and --thinking-tokens both set the thinking budget; give one of them")
-    context = parse_tokens(context_size)
-    state = parse_tokens(state_size) if state_size is not None else context // 2
-    modes = dict.fromkeys(mode or MODES)
-    for name in modes:
-        if name not in MODES:
-            raise unknown("mode", name, MODES)
-    if thinking_tokens is None:
-        delethink = Delethink(context, state, DEFAULT_ITERATIONS if iterations is None else iterations, head)
-        longcot = LongCoT(delethink.budget)
-    else:
-        delethink = Delethink.for_length(parse_tokens(thinking_tokens), context, state, head)
-        longcot = LongCoT(parse_tokens(thinking_tokens))
-    return [longcot if name == "longcot" else delethink for name in modes]
 
 
 def _engine(

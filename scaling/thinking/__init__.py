@@ -1,6 +1,6 @@
 """Thinking environments, one file each: how past thoughts become the next prompt, and what that costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.errors import UsageError, unknown
@@ -20,15 +20,16 @@ DEFAULT_MODES = ("longcot", "delethink")
 """What is compared where no mode is named."""
 
 OWN_OPTIONS = {
-    "state_size": ("delethink",),
     "summary_size": ("summary", "folding"),
     "extensions": ("budget-forcing",),
     "cue_tokens": ("summary", "budget-forcing"),
+    "cue": ("summary", "budget-forcing", "folding"),
+    "stop": ("summary", "budget-forcing", "folding"),
 }
 """What belongs to some modes alone, and is refused without them."""
 
 
-def check_options(modes: tuple[str, ...], given: Mapping[str, Any]) -> None:
+def check_options(modes: Sequence[str], given: Mapping[str, Any]) -> None:
     """Raises `UsageError` for an unknown mode, and for an option among `given`, None apart, that goes with none."""
     for mode in modes:
         if mode not in MODES:
@@ -54,7 +55,7 @@ def for_budget(
     """The environment of `mode` in which a trace can think so many tokens; raises `UsageError`.
 
     None is the environment's own default. Cues are of `cue_tokens` ids that stand for any: what a trace costs is
-    known, what it would say is not. `scaling.text.Text.worded` puts a tokenizer's ids in their place.
+    known, what it would say is not. `scaling.cues.worded` puts a tokenizer's ids in their place.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
@@ -84,6 +85,7 @@ def rebuilt(name: str, parameters: Mapping[str, int | str]) -> Environment:
 __all__ = [
     "DEFAULT_MODES",
     "MODES",
+    "OWN_OPTIONS",
     "BudgetForcing",
     "Carryover",
     "Chunk",
