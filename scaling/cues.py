@@ -32,11 +32,20 @@ def worded(environment: Environment, encode: Encode, *, cue: str | None = None, 
         return replace(environment, opening=opening, closing=closing)
     if isinstance(environment, Summary | BudgetForcing):
         words = cue if cue is not None else SUM_UP if isinstance(environment, Summary) else WAIT
-        ends = () if stop is None else (_single(stop, encode),)
-        if stop is None and isinstance(environment, BudgetForcing) and len(own := encode(THINK_CLOSE)) == 1:
-            ends = (own[0],)
+        ends: tuple[int, ...] = (_single(stop, encode),) if stop is not None else ()
+        if stop is None and isinstance(environment, BudgetForcing):
+            ends = _think_close(encode)
         return replace(environment, cue=tuple(encode(words)), stop=ends)
     return environment
+
+
+def _think_close(encode: Encode) -> tuple[int, ...]:
+    """The token that ends a model's thinking; empty for a model that has no such token."""
+    try:
+        ids = tuple(encode(THINK_CLOSE))
+    except UsageError:  # an alphabet without these characters
+        return ()
+    return ids if len(ids) == 1 else ()
 
 
 def _single(word: str, encode: Encode) -> int:
