@@ -96,7 +96,7 @@ class LocalEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """Admits and encodes what fits, then decodes one token for every running row."""
+        """Admits and encodes what fits, then decodes one token for every running row; what finished, by id."""
         batch = self._awake()
         done: list[tuple[Row, FinishReason]] = []
         admitted = self._admit()
@@ -116,7 +116,7 @@ class LocalEngine:
             self._seconds["decode_seconds"] += self.now() - started
         completions = self._ended + [self._completion(row, reason) for row, reason in done]
         self._ended = []
-        return completions
+        return sorted(completions, key=lambda completion: completion.id)
 
     @torch.inference_mode()
     def measure(

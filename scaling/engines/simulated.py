@@ -141,7 +141,7 @@ class SimulatedEngine:
         self._ended.append(self._completion(row, "abort"))
 
     def step(self) -> list[Completion]:
-        """Admits and encodes what fits, then decodes one token for every running row."""
+        """Admits and encodes what fits, then decodes one token for every running row; what finished, by id."""
         self._check_awake()
         done, self._ended = self._ended, []
         before, self._before = self._before, {}
@@ -149,7 +149,7 @@ class SimulatedEngine:
             self._admit(before, done)
         if self._running:
             self._decode(done)
-        return done
+        return sorted(done, key=lambda completion: completion.id)
 
     def measure(
         self, contexts: Sequence[int], prefill: Sequence[int] = (), *, warm_up: int = 0, steps: int = 1
