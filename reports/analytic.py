@@ -51,6 +51,6 @@ def smooth(variant: Variant, first: int, last: int, count: int = 40) -> list[int
     lengths = np.geomspace(first, last, count)
     _, context, state, *_ = variant.key
     if context is not None:
-        step = context - state
+        step = context - (state or 0)
         lengths = context + step * np.maximum(0, np.round((lengths - context) / step))
     return sorted({round(tokens) for tokens in lengths if first <= tokens <= last})

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scaling.labels import TITLES, environment_label
+from scaling.labels import LABELLED, environment_label
 from scaling.results import Row, timed
 
 if TYPE_CHECKING:
@@ -27,8 +27,13 @@ SETTING = (
     "kv_dtype", "prompt_tokens", "traces", "concurrency_limit",
 )  # fmt: skip
 """Columns that must agree before two costs are compared."""
-VARIANT = ("environment", "context_size", "state_size", "head", "carryover")
+VARIANT = (
+    "environment", "context_size", "state_size", "head", "carryover", "summary_size", "extensions", "cue_tokens",
+)  # fmt: skip
 """Columns that tell one thinking environment from another; a budget or a cap on iterations moves along a curve."""
+
+_MARKERS = {"longcot": "o", "delethink": "s"}
+"""Of the environments that have a colour of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +175,24 @@ def _looks(keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Variant]:
         name, label = str(key[0]), _variant_label(key, False)
         if labels.count(label) > 1:
             label = _variant_label(key, True)
-        if name not in TITLES and name not in others:
+        if name not in _MARKERS and name not in others:
             others.append(name)
-        role = name if name in TITLES else ("third", "fourth")[others.index(name) % 2]
+        role = name if name in _MARKERS else ("third", "fourth", "fifth")[others.index(name) % 3]
         siblings = sum(look.key[0] == name for look in looks.values())
         dash = ("-", "--", "-.", ":")[siblings % 4]
-        looks[key] = Variant(key, label, role, dash, {"longcot": "o", "delethink": "s"}.get(name, "^"))
+        marker = _MARKERS.get(name) or "^Dv"[others.index(name) % 3]
+        looks[key] = Variant(key, label, role, dash, marker)
     return looks
 
 
 def _variant_label(key: tuple[Any, ...], whole: bool) -> str:
-    name, context, state, head, carryover = key
-    if whole:
-        return f"{environment_label(name, context, state)}, head {head}, {carryover}"
-    return environment_label(name, context, state, carryover)
+    values = dict(zip(VARIANT, key, strict=True))
+    named = {name: values[name] for name in LABELLED}
+    if not whole:
+        return environment_label(key[0], **named)
+    told = {"head {}": values["head"], "{}": values["carryover"], "cue of {} tokens": values["cue_tokens"]}
+    rest = [text.format(value) for text, value in told.items() if value is not None]
+    return ", ".join([environment_label(key[0], **{**named, "carryover": None}), *rest])
 
 
 def _describe(values: dict[str, Any], differ: set[str]) -> str:

@@ -26,6 +26,7 @@ THEME = {  # role: (light, dark); colours after Okabe and Ito, deepened or lifte
     "delethink": ("#0067a5", "#5bb6ec"),
     "third": ("#00795a", "#3dc79f"),
     "fourth": ("#a3467b", "#dd94bd"),
+    "fifth": ("#7a6400", "#d0b440"),
 }
 """The page and its pictures share these colours. They are distinct, so a light drawing can be recoloured by value."""
 

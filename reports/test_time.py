@@ -188,9 +188,10 @@ def _parallel(prefix: str, look: Mapping[str, Style], record: Record) -> Drawing
         page.axes.set_xlabel("thinking tokens of k traces together")
         percent_axis(page.axes, "solved")
         page.axes.legend(frameon=False, fontsize=7)
+        ways = said_methods([point[rule] for point in record["parallel"] for rule in ("pass", "majority")])
         caption = (
             "Problems solved by one of k traces (pass@k, unbiased) and by the majority of k (maj@k), by the tokens "
-            f"that k traces think, k = 1 to {int(data['k'].max())}. {said_methods([p[rule] for p in record['parallel'] for rule in ('pass', 'majority')])}"
+            f"that k traces think, k = 1 to {int(data['k'].max())}. {ways}"
         )
         return page.drawing(prefix + "parallel", "Several traces in parallel", caption, data)
 

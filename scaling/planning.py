@@ -20,7 +20,7 @@ from scaling.predict.plan import plan as plan_job
 from scaling.predict.roofline import Precision
 from scaling.predict.setup import MOST_GPUS, Admission, Device, Placement, Setup, Work
 from scaling.predict.shape import STORED_BYTES, Shape, catalogue
-from scaling.thinking import MODES, Carryover, Environment, for_budget
+from scaling.thinking import DEFAULT_MODES, MODES, Carryover, Environment, check_options, for_budget
 
 if TYPE_CHECKING:
     from scaling.predict.calibrate import Calibration
@@ -44,6 +44,9 @@ class Question:
     state_size: int
     head: int
     carryover: Carryover
+    summary_size: int | None
+    extensions: int | None
+    cue_tokens: int | None
     calibration: Calibration | None
 
     def record(self) -> dict[str, Any]:
@@ -61,6 +64,9 @@ class Question:
             state_size=state_size or self.state_size,
             head=self.head,
             carryover=self.carryover,
+            summary_size=self.summary_size,
+            extensions=self.extensions,
+            cue_tokens=self.cue_tokens,
         )
 
     def default_lengths(self) -> list[int]:
@@ -78,13 +84,16 @@ def ask(
     gpu: str | None = None,
     gpus: int | None = None,
     *,
-    modes: str | Iterable[str] = MODES,
+    modes: str | Iterable[str] = DEFAULT_MODES,
     budget: int | str | None = None,
     distribution: str = "lognormal:0.7",
     context_size: int | str = 8192,
     state_size: int | str | None = None,
     head: int = 100,
     carryover: Carryover = "algorithm1",
+    summary_size: int | str | None = None,
+    extensions: int | None = None,
+    cue_tokens: int | None = None,
     steps: int = 1000,
     prompts: int = 128,
     samples: int = 8,
@@ -113,9 +122,7 @@ def ask(
     asked = [modes] if isinstance(modes, str) else list(modes)
     if not asked:
         raise UsageError(f"no mode; give one of {', '.join(MODES)}, or several")
-    for mode in asked:
-        if mode not in MODES:
-            raise unknown("mode", str(mode), MODES)
+    check_options(asked, {"summary_size": summary_size, "extensions": extensions, "cue_tokens": cue_tokens})
     context, prompt = _tokens("context size", context_size), _tokens("prompt tokens", prompt_tokens)
     if "delethink" in asked and context < 2:
         raise UsageError(f"context size {context} leaves no room for a state and for a thought; the paper uses 8192")
@@ -126,15 +133,15 @@ def ask(
         if dtype is not None and dtype not in STORED_BYTES:
             raise unknown("dtype", dtype, STORED_BYTES)
     calibration = _calibration(calibrate)
-    own = calibration if gpu is None else None  # the device of the run itself is planned for
-    count = (1 if own else 8) if gpus is None else gpus
+    here = calibration if gpu is None else None  # the device of the run itself is planned for
+    count = (1 if here else 8) if gpus is None else gpus
     if model is None:
         model = calibration.model if calibration else DEFAULT_MODEL
     name, config = config_of(model)
-    half = own.dtype if own else "bfloat16"
+    half = here.dtype if here else "bfloat16"
     computed = half if activation_dtype is None else activation_dtype
     if weight_dtype is None:
-        weight_dtype = half if own else _published_dtype(name, config)
+        weight_dtype = half if here else _published_dtype(name, config)
     if kv_dtype is None:  # what is computed in 8 bits keeps its keys and values in 16 unless asked otherwise
         kv_dtype = computed if computed in ("float32", "float16") else "bfloat16"
     question = Question(
@@ -165,6 +172,9 @@ def ask(
         state_size=state,
         head=head,
         carryover=carryover,
+        summary_size=None if summary_size is None else _tokens("summary size", summary_size),
+        extensions=extensions,
+        cue_tokens=cue_tokens,
         calibration=calibration,
     )
     for mode in question.modes:

@@ -85,8 +85,8 @@ def rollout(
     waiting = list(reversed(traces))
     flying: dict[int, tuple[Trace, Turn]] = {}
 
-    def advance(trace: Trace) -> bool:
-        """Submits the trace's next chunk; False if it has ended."""
+    def advance(trace: Trace, after: int | None = None) -> bool:
+        """Submits the trace's next chunk, which comes after the request of that id; False if it has ended."""
         before = starts[places[trace.index]] if starts is not None else ()
         turn = _turn(environment, trace.query, joined(before, trace.chunks))
         done = len(trace.chunks)
@@ -101,6 +101,7 @@ def rollout(
             stop=turn.stop if fixed is None else (),
             ignore_eos=fixed is not None,
             seed=sampling.chunk_seed(trace.index, done),
+            follows=after if turn.reused else None,
         )
         flying[engine.submit(request)] = (trace, turn)
         return True
@@ -120,7 +121,7 @@ def rollout(
             for completion in engine.step():
                 trace, turn = flying.pop(completion.id)
                 _record(trace, turn, completion)
-                if trace.error is not None or not advance(trace):
+                if trace.error is not None or not advance(trace, completion.id):
                     finish(trace)
             if on_step is not None:
                 on_step()

@@ -145,6 +145,10 @@ class Text:
         encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return [int(id) for id in encoded["input_ids"]]
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of text as it stands, nothing added."""
+        return tuple(int(id) for id in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens kept."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -6,7 +6,7 @@ from scaling.decoder import Decoder
 from scaling.engines.local import LocalEngine
 from scaling.errors import MemoryLimitError, UsageError
 from scaling.rollout import Sampling, joined, rollout
-from scaling.thinking import Chunk, Delethink, LongCoT
+from scaling.thinking import BudgetForcing, Chunk, Delethink, Folding, LongCoT, Summary
 
 CONFIG = {
     "model_type": "llama",
@@ -27,6 +27,9 @@ ENVIRONMENTS = [
     Delethink(16, 12, 6, 3, "chunkwise"),
     Delethink(16, 8, 6, 3, "recipe"),
     Delethink(16, 8, 6, 3, "untrimmed"),
+    Summary(16, 5, 3, cue=(1, 2, 4)),
+    Folding(16, 5, 3, opening=7, closing=9),
+    BudgetForcing(40, 2, cue=(1, 2)),
 ]
 
 
@@ -49,13 +52,15 @@ def test_tokens_the_engine_processes_equal_the_schedule_of_the_actual_lengths(en
     traces = rollout(local, environment, queries(7), sampling=Sampling(seed=1), concurrency=3)
     if eos:
         assert any(t.chunks[-1].finish == "stop" and len(t.chunks[-1].response) > 1 for t in traces)
-    else:
+    elif not isinstance(environment, Folding):  # whose steps end where the model writes a marker
         assert all(t.thinking_tokens == environment.budget for t in traces)
-    segments = [s for t in traces for s in environment.schedule(5, t.response_lengths)]
+    schedules = [environment.schedule(5, t.response_lengths) for t in traces]
+    segments = [s for schedule in schedules for s in schedule]
     stats = local.stats()
     assert stats.prefill_tokens == sum(s.prefill for s in segments)
     assert stats.decode_tokens == sum(s.steps for s in segments)
     assert sum(t.computed for t in traces) == stats.prefill_tokens
+    assert [t.cached for t in traces] == [sum(s.reused for s in schedule) for schedule in schedules]
 
 
 def test_each_prompt_is_what_the_environment_asked_for():

@@ -26,7 +26,7 @@ from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack
 from trainer import advantages, values
 from trainer.checkpoint import Progress, cannot_write, newest, recipe_of, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
-from trainer.problems import Questions, order, questions_of
+from trainer.problems import Questions, environment_of, longest, order, questions_of
 from trainer.ranks import Ranks, whole_weights
 from trainer.recipe import Recipe
 from trainer.supervised import replay_loss, replayed, teach
@@ -63,6 +63,7 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+        self.environment = environment_of(recipe, questions)
         self.reference: Decoder | None = None
         self.done = Progress()
         self.fingerprint = manifest["fingerprint"]
@@ -80,10 +81,10 @@ class Trainer:
         else:
             assert source.path is not None
             policy = Decoder.load(source.path, device=ranks.device)
-        longest = _longest(recipe, questions)
-        if longest > policy.shape.max_positions:
+        reached = longest(recipe, questions)
+        if reached > policy.shape.max_positions:
             raise UsageError(
-                f"prompts and responses reach {longest} tokens, and the model's positions end at "
+                f"prompts and responses reach {reached} tokens, and the model's positions end at "
                 f"{policy.shape.max_positions}; shorten the budget"
             )
         manifest = {
@@ -230,7 +231,9 @@ class Trainer:
         self.done = Progress(step, self.done.asked + recipe.queries)
         scored = [t for t in kept if self.part(t) in later] + (kept if self.reference else [])
         passed: dict[Phase, list[Trace]] = {"rollout": traces, "logprob": scored, "update": kept, "sync": []}
-        rows = rows_of(recipe, self.policy.shape, self.fingerprint, self.ranks.world, step, phases, passed)
+        rows = rows_of(
+            recipe, self.environment, self.policy.shape, self.fingerprint, self.ranks.world, step, phases, passed
+        )
         tokens = [trace.thinking_tokens for trace in traces]
         groups = [rewards[i : i + recipe.group] for i in range(0, len(rewards), recipe.group)]
         line = {
@@ -262,7 +265,7 @@ class Trainer:
         mine = self.ranks.share(range(len(indices)))
         traces = rollout(
             self.engine,
-            self.recipe.environment,
+            self.environment,
             [self.questions.query(indices[number]) for number in mine],
             sampling=Sampling(self.recipe.temperature, seed=(self.recipe.seed << 40) + (self.done.step << 8) + round),
             starts=None if starts is None else [starts[number] for number in mine],
@@ -343,7 +346,7 @@ class Trainer:
         self.engine = LocalEngine(
             model,
             max_sequences=recipe.concurrency if recipe.advantage == "vineppo" else min(recipe.concurrency, share),
-            max_length=_longest(recipe, self.questions),
+            max_length=longest(recipe, self.questions),
             eos=self.questions.eos,
         )
         self.sync(self.done.step)
@@ -376,11 +379,6 @@ def _questions(recipe: Recipe) -> Questions:
         raise UsageError(f"task {recipe.task!r} has no demonstrations; set warm_steps=0 and replay=0")
     source = _source(recipe)
     return questions_of(recipe, source.path if source else None)
-
-
-def _longest(recipe: Recipe, questions: Questions) -> int:
-    """Most tokens that one prompt and its response come to."""
-    return max(len(questions.query(index)) for index in range(len(questions))) + recipe.longest_thought
 
 
 def _finished(chunks: Sequence[Chunk]) -> bool:

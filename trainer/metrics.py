@@ -25,6 +25,7 @@ from scaling.predict import hardware
 from scaling.predict.shape import Shape
 from scaling.results import Phase, Row
 from scaling.rollout import Trace
+from scaling.thinking import Environment
 from scaling.update import Batch
 from trainer.checkpoint import cannot_write
 from trainer.recipe import Recipe
@@ -85,6 +86,7 @@ def summary(scores: Sequence[Score]) -> dict[str, float | None]:
 
 def rows_of(
     recipe: Recipe,
+    environment: Environment,
     shape: Shape,
     fingerprint: dict[str, Any],
     devices: int,
@@ -97,7 +99,7 @@ def rows_of(
     `passed`: the traces that each phase put through a model, one as often as it did; what values took is not in it.
     Rows are of the traces that were rolled out, whatever became of them.
     """
-    environment, traces = recipe.environment, passed["rollout"]
+    traces = passed["rollout"]
     thought = sum(trace.thinking_tokens for trace in traces) / len(traces)
     prompt = round(sum(len(trace.query) for trace in traces) / len(traces))
     segments = {
@@ -133,7 +135,7 @@ def rows_of(
         measured = Measurement(
             wall_seconds=seconds,
             elapsed_seconds=seconds,
-            processed_tokens=sum(s.prefill + s.steps for s in segments[phase]),
+            processed_tokens=sum((s.prefill if phase == "rollout" else s.prompt) + s.steps for s in segments[phase]),
             actual_thinking_tokens=None if phase == "sync" else thought,
             chunks=None if phase == "sync" else len(segments["rollout"]),
         )

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from scaling.cues import worded
 from scaling.errors import UsageError, unknown
 from scaling.models import end_tokens
 from scaling.tasks import Problem, Task, load
 from scaling.tasks.rows import Rows
 from scaling.tasks.walk import Walk
 from scaling.text import Text
+from scaling.thinking import Environment
 from trainer.recipe import Recipe
 
 KINDS = ("walk", "gym", "jsonl", "math")
@@ -38,6 +40,10 @@ class Questions(Protocol):
 
     def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
         """0 to 1 for a finished trace, from the response tokens of each of its chunks."""
+        ...
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of words that an environment says."""
         ...
 
     def step_ends(self, response: Sequence[int]) -> list[int]:
@@ -69,6 +75,9 @@ class WalkQuestions:
 
     def reward(self, index: int, responses: Sequence[Sequence[int]]) -> float:
         return self.walk.reward(self._problems[index], [id for response in responses for id in response])
+
+    def encode(self, text: str) -> list[int]:
+        return self.walk.tokenizer.encode(text)
 
     def step_ends(self, response: Sequence[int]) -> list[int]:
         """After each comma."""
@@ -106,6 +115,9 @@ class TextQuestions:
         verdict = self.task.verify(self._problems[index], answer.text if answer else None)
         self.unjudged += verdict.error is not None
         return verdict.score
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return self.text.encode(text)
 
     def step_ends(self, response: Sequence[int]) -> list[int]:
         """After the token that ends a blank line, or a run of them."""
@@ -147,6 +159,19 @@ def questions_of(recipe: Recipe, model: Path | None) -> Questions:
         return TextQuestions(task, task.problems(recipe.problems), text, end_tokens(model))
     rows = Rows(rest, "math" if kind == "math" else "exact", limit=recipe.problems)
     return TextQuestions(rows, rows.problems(len(rows)), text, end_tokens(model))
+
+
+def environment_of(recipe: Recipe, questions: Questions) -> Environment:
+    """The recipe's environment, its words as the questions' tokenizer spells them."""
+    return worded(recipe.environment, questions.encode, cue=recipe.cue, stop=recipe.stop)
+
+
+def longest(recipe: Recipe, questions: Questions) -> int:
+    """Most tokens that one prompt and its response come to."""
+    environment = environment_of(recipe, questions)
+    query = max(len(questions.query(index)) for index in range(len(questions)))
+    lengths = environment.expected_lengths(query, environment.budget)
+    return max(s.prompt + s.decode for s in environment.schedule(query, lengths))
 
 
 def order(count: int, seed: int, start: int, wanted: int) -> list[int]:

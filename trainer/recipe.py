@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from scaling.errors import UsageError, first_line, unknown
-from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT
+from scaling.thinking import MODES, BudgetForcing, Carryover, Delethink, Environment, Folding, LongCoT, Summary
 from scaling.update import Objective
 
 Advantage = Literal["grpo", "rloo", "vineppo"]
@@ -25,7 +25,9 @@ class Recipe:
     `problems` of it are asked in a new order each epoch. `model`: `walk` for its own small one, a fetched model, or a
     directory. A step asks `queries` questions `group` times and makes `minibatches` updates, one pass over the data.
 
-    `mode` delethink reads `context_size`, `state_size`, `iterations`, `head`; longcot reads `thinking_budget`.
+    `mode` delethink reads `context_size`, `state_size`, `iterations`, `head`; summary and folding `context_size`,
+    `summary_size` (C/8 unless set), `iterations`; longcot `thinking_budget`, and budget-forcing `extensions` too. `cue`
+    and `stop` are the words of the three (`scaling.cues.worded`), each one's own unless set.
     `value_rollouts`: of vineppo, at each of the `value_states`: where a chunk starts, or there and after every
     `steps_per_value`-th step that ends inside it. `kl` weighs the divergence from the policy before the first
     step; `replay` weighs a supervised term on a task's demonstrations, which `warm_steps` of the same start with.
@@ -43,6 +45,10 @@ class Recipe:
     head: int = 100
     carryover: Carryover = "algorithm1"
     thinking_budget: int = 24576
+    summary_size: int | None = None
+    extensions: int = 1
+    cue: str | None = None
+    stop: str | None = None
     problems: int = 10_000
     instruction: str | None = None
     steps: int = 1000
@@ -96,15 +102,16 @@ class Recipe:
 
     @property
     def environment(self) -> Environment:
+        """The environment; the words of one that has any are still to be put into a tokenizer's ids."""
         if self.mode == "longcot":
             return LongCoT(self.thinking_budget)
-        return Delethink(self.context_size, self.state_size, self.iterations, self.head, self.carryover)
-
-    @property
-    def longest_thought(self) -> int:
-        """Most tokens that one prompt, query apart, and its response come to."""
-        grown = self.iterations * self.head if self.carryover == "untrimmed" else self.head
-        return self.thinking_budget if self.mode == "longcot" else self.context_size + grown
+        if self.mode == "budget-forcing":
+            return BudgetForcing(self.thinking_budget, self.extensions)
+        if self.mode == "delethink":
+            return Delethink(self.context_size, self.state_size, self.iterations, self.head, self.carryover)
+        rounds = Summary if self.mode == "summary" else Folding
+        sized = rounds.for_length(self.context_size, self.context_size, self.summary_size)
+        return replace(sized, iterations=self.iterations)
 
     @property
     def objective(self) -> Objective:

@@ -27,7 +27,10 @@ EXAMPLES = (
     "scaling fit runs/first --at 96k,1m",
     "scaling fit runs/first --phase rollout --steps 150 --json",
 )
-_ENVIRONMENT = ("environment", "context_size", "state_size", "head", "carryover", "concurrency_mean")
+_ENVIRONMENT = (
+    *("environment", "context_size", "state_size", "head", "carryover"),
+    *("summary_size", "extensions", "cue_tokens", "concurrency_mean"),
+)
 _UNITS = {"a": "s", "b": "s/token", "c": "s/token²", "A": "s", "p": ""}
 _PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"), (1e-15, "f"))
 _PLAIN_WIDTH = 240  # where stdout is no terminal: nothing wraps

@@ -1,4 +1,4 @@
-"""Options that several commands share: what runs the model, and how it may think."""
+"""Options that several commands share: what runs the model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,3 @@ ServedModel = Annotated[
 ]
 Deadline = Annotated[float, typer.Option(min=0.0, help="Seconds of one request to the server, tries included.")]
 KeyVariable = Annotated[str, typer.Option(help="Environment variable of the server's API key.")]
-
-Modes = Annotated[
-    list[str] | None,
-    typer.Option("--mode", help="Thinking environment: longcot, delethink. Repeatable; both by default."),
-]
-ContextSize = Annotated[str, typer.Option(help="Delethink's C, new tokens of the first chunk.")]
-StateSize = Annotated[str | None, typer.Option(help="Delethink's m, last tokens kept. Default C/2.")]
-Head = Annotated[int, typer.Option(help="First tokens of chunk 1 that all chunks keep.")]
-Iterations = Annotated[int | None, typer.Option(help="Delethink's I, most chunks. Default 3.")]
-ThinkingTokens = Annotated[
-    str | None, typer.Option(help="Thinking budget of a trace instead of --iterations, e.g. 2k.")
-]

@@ -9,16 +9,18 @@ from typing import Annotated
 import typer
 
 from scaling.cli.console import say
+from scaling.cli.environments import MODE_HELP, CueTokens, Extensions, SummarySize
 from scaling.cli.plan_answers import answer_crossover, answer_optimise, answer_table
 from scaling.errors import UsageError
 from scaling.lengths import parse_lengths, parse_tokens
-from scaling.thinking import MODES
+from scaling.thinking import DEFAULT_MODES
 
 EXAMPLES = (
     "scaling plan --model r1-distill-qwen-1.5b --gpu h100 --lengths 16k,24k,48k,96k",
     "scaling plan --model qwen3-30b-a3b --gpu h200 --gpus 32 --price 3.50",
     "scaling plan --model r1-distill-qwen-1.5b --gpu h100 --lengths 8600 --budget 24k --json",
     "scaling plan --model r1-distill-qwen-1.5b --gpu h100 --crossover",
+    "scaling plan --gpu h100 --mode longcot --mode summary --summary-size 1k --lengths 24k,96k",
     "scaling plan --model r1-distill-qwen-7b --gpu h100 --lengths 96k --optimise --max-context 16k",
 )
 
@@ -38,9 +40,7 @@ def plan(
         ),
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="How many of them. Default 8; 1 of the calibrating run's.")] = None,
-    mode: Annotated[
-        list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
-    ] = None,
+    mode: Annotated[list[str] | None, typer.Option(help=MODE_HELP)] = None,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +55,7 @@ def plan(
     distribution: Annotated[
         str, typer.Option(help="How lengths spread: fixed, lognormal:CV, or a file of recorded lengths.")
     ] = "lognormal:0.7",
-    context_size: Annotated[str, typer.Option(help="Delethink's C, new tokens of the first chunk.")] = "8k",
+    context_size: Annotated[str, typer.Option(help="C, new tokens of Delethink's first chunk or of a round.")] = "8k",
     state_size: Annotated[
         str | None, typer.Option(help="Delethink's m, last tokens that a chunk keeps. Default C/2.")
     ] = None,
@@ -63,6 +63,9 @@ def plan(
     carryover: Annotated[str, typer.Option(help="algorithm1 (the paper's), chunkwise, recipe or untrimmed.")] = (
         "algorithm1"
     ),
+    summary_size: SummarySize = None,
+    extensions: Extensions = None,
+    cue_tokens: CueTokens = None,
     steps: Annotated[int, typer.Option(help="Policy updates of the job.")] = 1000,
     prompts: Annotated[int, typer.Option(help="Prompts a step.")] = 128,
     samples: Annotated[int, typer.Option(help="Traces a prompt.")] = 8,
@@ -131,13 +134,16 @@ def plan(
         model,
         gpu,
         gpus,
-        modes=mode or MODES,
+        modes=mode or DEFAULT_MODES,
         budget=budget,
         distribution=distribution,
         context_size=context_size,
         state_size=state_size,
         head=head,
         carryover=carryover,  # type: ignore[arg-type]  # what is unknown is refused where it is used
+        summary_size=summary_size,
+        extensions=extensions,
+        cue_tokens=cue_tokens,
         steps=steps,
         prompts=prompts,
         samples=samples,

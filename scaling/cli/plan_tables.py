@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaling.labels import environment_label
+from scaling.labels import LABELLED, environment_label
 from scaling.lengths import format_tokens
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _cell(choice: Choice | None, best: Plan) -> str:
 
 def _label(plan: Plan) -> str:
     parameters: Mapping[str, Any] = plan.environment.parameters()
-    named = {name: parameters.get(name) for name in ("context_size", "state_size", "carryover")}
+    named = {name: parameters.get(name) for name in LABELLED}
     return environment_label(plan.environment.name, **named)
 
 

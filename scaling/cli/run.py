@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scaling.cli.console import FINISHED_WITH_FAILURES, console, print_json, say, warn
+from scaling.cli.environments import MODE_HELP, CueTokens, Extensions, SummarySize
 from scaling.errors import UsageError
 from scaling.lengths import format_tokens, parse_lengths, parse_tokens
 
 if TYPE_CHECKING:
-    from scaling.measure.cells import RunConfig
+    from scaling.measure.cells import Cell, RunConfig
     from scaling.measure.plan import PlannedCell
     from scaling.measure.run import Outcome, Prepared
     from scaling.measure.sweep import Progress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "scaling run                                                   # the tiny model here, in minutes",
     "scaling run --mode delethink --lengths 8k..96k",
+    "scaling run --mode delethink --mode summary --summary-size 128 --lengths 1k..8k",
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
     "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --devices 2",
@@ -32,9 +34,7 @@ EXAMPLES = (
 
 
 def run(
-    mode: Annotated[
-        list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
-    ] = None,
+    mode: Annotated[list[str] | None, typer.Option(help=MODE_HELP)] = None,
     lengths: Annotated[
         str | None, typer.Option(help="Thinking tokens a trace: 8k..96k, 1k,2k,4k, a..b:step, a..b/n.")
     ] = None,
@@ -74,7 +74,8 @@ def run(
         str | None, typer.Option(help="float32 or bfloat16. Default: bfloat16 on a GPU, float32 on a CPU.")
     ] = None,
     context_size: Annotated[
-        str | None, typer.Option(help="Delethink's C, new tokens of the first chunk. Default 8k; 1k for tiny.")
+        str | None,
+        typer.Option(help="C, new tokens of Delethink's first chunk, or of a round. 8k; 1k for tiny."),
     ] = None,
     state_size: Annotated[
         str | None, typer.Option(help="Delethink's m, last tokens that a chunk keeps. Default C/2.")
@@ -83,6 +84,9 @@ def run(
     carryover: Annotated[
         str | None, typer.Option(help="algorithm1 (the paper's), chunkwise, recipe or untrimmed.")
     ] = None,
+    summary_size: SummarySize = None,
+    extensions: Extensions = None,
+    cue_tokens: CueTokens = None,
     iterations: Annotated[
         int | None, typer.Option(help="Delethink's I instead of --lengths: one length, the budget C+(I-1)(C-m).")
     ] = None,
@@ -145,6 +149,9 @@ def run(
         "state_size": parse_tokens(state_size) if state_size is not None else None,
         "head": head,
         "carryover": carryover,
+        "summary_size": parse_tokens(summary_size) if summary_size is not None else None,
+        "extensions": extensions,
+        "cue_tokens": cue_tokens,
         "prompt_tokens": prompt_tokens,
         "concurrency": concurrency,
         "traces": traces,
@@ -281,7 +288,7 @@ def _say_what_auto_leaves_out(config: RunConfig, planned: list[PlannedCell]) -> 
 
 def _predicted_bend(prepared: Prepared) -> list[dict[str, Any]]:
     """The curvature share that the roofline predicts of each environment's full rollouts, before any is measured."""
-    from scaling.laws import at_boundary, fit_curve
+    from scaling.laws import fit_curve
 
     found: list[dict[str, Any]] = []
     config = prepared.config
@@ -291,13 +298,22 @@ def _predicted_bend(prepared: Prepared) -> list[dict[str, Any]]:
             for p in prepared.planned
             if p.seconds is not None
             and (p.cell.environment, p.cell.phase, p.cell.method) == (mode, "rollout", "full")
-            and (mode == "longcot" or at_boundary(p.cell.thinking_tokens, config.context_size, config.state_size))
+            and _on_the_law(p.cell)
         ]
         if len(cells) > 3:
             tokens, seconds = zip(*cells, strict=True)
             share = fit_curve(tokens, seconds, curve={"environment": mode, "method": "full"}).curvature_share
             found.append({"environment": mode, "thinking_tokens": tokens[-1], "curvature_share": share})
     return found
+
+
+def _on_the_law(cell: Cell) -> bool:
+    """Whether a fit would take the cell's length: a chunked environment's, at a boundary."""
+    from scaling.laws import at_boundary
+
+    sizes = dict(cell.parameters)
+    chunked = "context_size" in sizes
+    return not chunked or bool(at_boundary(cell.thinking_tokens, sizes["context_size"], sizes.get("state_size", 0)))
 
 
 def _show_plan(prepared: Prepared, json: bool) -> None:

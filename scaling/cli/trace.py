@@ -10,27 +10,33 @@ from typing import Annotated, Any
 import typer
 
 from scaling.cli.console import FINISHED_WITH_FAILURES, print_json, say, warn
+from scaling.cli.environments import (
+    ContextSize,
+    Cue,
+    Extensions,
+    Head,
+    Iterations,
+    Modes,
+    StateSize,
+    Stop,
+    SummarySize,
+    ThinkingTokens,
+    environments_of,
+)
 from scaling.cli.options import (
     BaseUrl,
     Concurrency,
-    ContextSize,
     Deadline,
     Dtype,
     EngineName,
-    Head,
-    Iterations,
     KeyVariable,
-    Modes,
     ServedModel,
-    StateSize,
     TensorParallel,
-    ThinkingTokens,
 )
 from scaling.cli.trace_view import TracePrinter, show_traces, summary_line
-from scaling.errors import UsageError, unknown
-from scaling.lengths import parse_tokens
+from scaling.errors import UsageError
 from scaling.text import DEFAULT_RULES
-from scaling.thinking import MODES, Delethink, Environment, LongCoT
+from scaling.thinking import Environment
 
 EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
@@ -39,7 +45,6 @@ EXAMPLES = (
     "scaling trace --show gcd.jsonl --only wrong --limit 3",
     "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
-DEFAULT_ITERATIONS = 3
 
 
 def trace(
@@ -54,6 +59,10 @@ def trace(
     head: Head = 100,
     iterations: Iterations = None,
     thinking_tokens: ThinkingTokens = None,
+    summary_size: SummarySize = None,
+    extensions: Extensions = None,
+    cue: Cue = None,
+    stop: Stop = None,
     problems: Annotated[int, typer.Option(min=1, help="Problems of the task.")] = 4,
     samples: Annotated[int, typer.Option(min=1, help="Traces a problem.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 is greedy.")] = 0.6,
@@ -89,8 +98,20 @@ def trace(
         raise UsageError(
             "there is nothing to think about; give --task, as in --task chain_sum, or --show for old traces"
         )
-    environments = _environments(mode, context_size, state_size, head, iterations, thinking_tokens)
+    environments = environments_of(
+        mode,
+        context_size=context_size,
+        state_size=state_size,
+        head=head,
+        iterations=iterations,
+        thinking_tokens=thinking_tokens,
+        summary_size=summary_size,
+        extensions=extensions,
+        cue=cue,
+        stop=stop,
+    )
 
+    from scaling.cues import worded
     from scaling.measure.sampler import EngineChoice, open_engine
     from scaling.rollout import Sampling, Trace, rollout
     from scaling.tasks import load
@@ -101,6 +122,7 @@ def trace(
     source = choice.source(model)
     assert source.path is not None
     text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
+    environments = [worded(environment, text.encode, cue=cue, stop=stop) for environment in environments]
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -111,8 +133,7 @@ def trace(
         choice = replace(choice, concurrency=min(concurrency, len(queries)))
         running = open_engine(choice, source, environments, max(map(len, queries)), remark=warn)
         stack.callback(running.close)
-        names = " and ".join(environment.name for environment in environments)
-        say(f"{source.name}: {len(queries)} traces of {questions.name} in {names}")
+        say(f"{source.name}: {len(queries)} traces of {questions.name} in {' and '.join(e.name for e in environments)}")
         file = stack.enter_context(TraceFile(out)) if out is not None else None
         show_trace = None if json else TracePrinter()
         for environment in environments:
@@ -161,29 +182,3 @@ def _check_show(context: typer.Context, shows: bool) -> None:
         if given and name not in ("show", "only", "limit", "json") and shows:
             option = parameter.opts[0]
             raise UsageError(f"--show prints old traces, and {option} is for new ones; leave one of them out")
-
-
-def _environments(
-    mode: list[str] | None,
-    context_size: str,
-    state_size: str | None,
-    head: int,
-    iterations: int | None,
-    thinking_tokens: str | None,
-) -> list[Environment]:
-    """The environments asked for; LongCoT may think as long as Delethink."""
-    if iterations is not None and thinking_tokens is not None:
-        raise UsageError("--iterations and --thinking-tokens both set the thinking budget; give one of them")
-    context = parse_tokens(context_size)
-    state = parse_tokens(state_size) if state_size is not None else context // 2
-    modes = dict.fromkeys(mode or MODES)
-    for name in modes:
-        if name not in MODES:
-            raise unknown("mode", name, MODES)
-    if thinking_tokens is None:
-        delethink = Delethink(context, state, DEFAULT_ITERATIONS if iterations is None else iterations, head)
-        longcot = LongCoT(delethink.budget)
-    else:
-        delethink = Delethink.for_length(parse_tokens(thinking_tokens), context, state, head)
-        longcot = LongCoT(parse_tokens(thinking_tokens))
-    return [longcot if name == "longcot" else delethink for name in modes]

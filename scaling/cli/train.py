@@ -136,6 +136,8 @@ def _plan(recipe: Recipe, gpu: str | None, gpus: int, length: str | None) -> dic
         state_size=recipe.state_size,
         head=recipe.head,
         carryover=recipe.carryover,
+        summary_size=recipe.summary_size if recipe.mode in ("summary", "folding") else None,
+        extensions=recipe.extensions if recipe.mode == "budget-forcing" else None,
         steps=recipe.steps,
         prompts=recipe.queries,
         samples=recipe.group,

@@ -21,7 +21,9 @@ class Request:
     `prompt`: token ids, at least one. `stop`: token ids that end the response, beside the model's own
     end-of-sequence ids; the id that ended it is part of the response. `ignore_eos`: only `max_tokens` ends it, for
     measuring at a fixed length. `seed`: makes the sample a function of the request alone, whatever else is
-    in the batch. `temperature` 0 is greedy.
+    in the batch. `temperature` 0 is greedy. `follows`: the id of a request that the last `step` returned, whose prompt
+    and response, its last token apart, this prompt begins with: an engine may keep their KV, and says so in
+    `Completion.cached`; it goes to the front of the queue. It is a hint, and changes no token.
     """
 
     prompt: Sequence[int]
@@ -31,6 +33,7 @@ class Request:
     stop: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int = 0
+    follows: int | None = None
 
     def check(self, vocabulary: int) -> None:
         """Raises `UsageError` if it makes no sense for a model of so many token ids."""
@@ -53,7 +56,7 @@ class Completion:
 
     `logprobs`: natural log-probability of each token under the distribution it was sampled from,
     temperature and top-p included (0 where greedy). `computed` and `cached`: prompt tokens encoded and taken
-    from a prefix cache. Times are seconds on the engine's own clock `Engine.now`.
+    from KV that was there. Times are seconds on the engine's own clock `Engine.now`.
     """
 
     id: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -18,13 +18,14 @@ PREFILL_TOKENS = 16384
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A request on its way."""
+    """A request on its way; `cached` tokens of its prompt are in KV memory already."""
 
     id: int
     request: Request
     ends: frozenset[int]
     submitted: float
     context: Context = field(default_factory=Context)
+    cached: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     first_token: float = 0.0
@@ -34,6 +35,16 @@ class Row:
     def reserved(self) -> int:
         """Pages that the request may come to need: its last token is never fed back."""
         return pages_of(len(self.request.prompt) + self.request.max_tokens - 1)
+
+    @property
+    def new(self) -> int:
+        """Prompt tokens to encode."""
+        return len(self.request.prompt) - self.cached
+
+    def continues(self, ended: Row) -> bool:
+        """Whether the prompt is all that an ended row's KV holds, and more."""
+        held, prompt = [*ended.request.prompt, *ended.tokens[:-1]], self.request.prompt
+        return len(prompt) > len(held) and list(prompt[: len(held)]) == held
 
     def take(self, token: int, logprob: float) -> FinishReason | None:
         """Adds a sampled token; the reason if it was the last."""
@@ -45,20 +56,27 @@ class Row:
 
 
 class Batch:
-    """Rows that decode together over one KV memory."""
+    """Rows that decode together over one KV memory.
+
+    The KV of `ended` rows stays until `forget`, for requests that follow theirs.
+    """
 
     def __init__(self, forward: Forward, kv: PagedKV) -> None:
         self.forward = forward
         self.kv = kv
         self.rows: list[Row] = []
+        self.ended: dict[int, Row] = {}
         self.peak_rows = self.peak_tokens = 0
         self._plan: Plan | None = None
         self._sampler: Sampler | None = None
 
     def prefill(self, rows: Sequence[Row]) -> list[tuple[Row, FinishReason]]:
-        """Encodes the rows' prompts and samples their first tokens; rows that are not done join the batch."""
-        prompts = [row.request.prompt for row in rows]
+        """Encodes what is new of the rows' prompts and samples their first tokens; rows that are not done join."""
+        prompts = [row.request.prompt[row.cached :] for row in rows]
         try:
+            for row in rows:
+                if row.cached and row.request.follows is not None:
+                    row.context = self.ended.pop(row.request.follows).context
             for row, prompt in zip(rows, prompts, strict=True):
                 self.kv.grow(row.context, len(prompt))
             logits = self.forward.prefill(prompts, [row.context for row in rows], self.kv)
@@ -87,8 +105,19 @@ class Batch:
 
     def remove(self, rows: Sequence[Row]) -> None:
         """Takes rows out and gives their pages back."""
-        gone = {row.id for row in rows}
+        self._leave(rows)
         self.kv.release(row.context for row in rows)
+
+    def forget(self, *, but: Collection[int] = ()) -> None:
+        """Gives back the pages of ended rows `but` those of these ids."""
+        gone = [row for row in self.ended.values() if row.id not in but]
+        if gone:
+            self.kv.release(row.context for row in gone)
+            self.ended = {id: row for id, row in self.ended.items() if id in but}
+            self._plan = None
+
+    def _leave(self, rows: Sequence[Row]) -> None:
+        gone = {row.id for row in rows}
         self.rows = [row for row in self.rows if row.id not in gone]
         self._plan = self._sampler = None
 
@@ -102,16 +131,18 @@ class Batch:
             if (reason := row.take(token, logprob)) is not None
         ]
         if done:
-            self.remove([row for row, _ in done])
+            self._leave([row for row, _ in done])
+            self.ended |= {row.id: row for row, _ in done}
         return done
 
 
 def passes(rows: Sequence[Row]) -> list[list[Row]]:
-    """Splits rows into prefill passes of about `PREFILL_TOKENS`, prompts of equal length next to each other."""
+    """Splits rows into prefill passes of about `PREFILL_TOKENS`: prompts of equal length next to each other, behind
+    them those of which KV memory holds a part."""
     found: list[list[Row]] = []
     room = 0
-    for row in sorted(rows, key=lambda row: len(row.request.prompt)):
-        length = len(row.request.prompt)
+    for row in sorted(rows, key=lambda row: (row.cached > 0, row.new)):
+        length = row.new
         if length > room:
             found.append([])
             room = PREFILL_TOKENS

@@ -42,18 +42,28 @@ class Forward:
         self.cos, self.sin = model.rope.table(torch.arange(256, device=self.device))
 
     def prefill(self, prompts: Sequence[Sequence[int]], contexts: Sequence[Context], kv: PagedKV) -> Tensor:
-        """Encodes prompts into their empty contexts; logits [prompts, vocabulary] behind their last tokens."""
+        """Encodes prompts behind what their contexts hold; logits [prompts, vocabulary] behind their last tokens.
+
+        Empty contexts come first.
+        """
         lengths = [len(prompt) for prompt in prompts]
         tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self.device)
-        positions = torch.cat([torch.arange(n, device=self.device) for n in lengths])
+        held = [context.length for context in contexts]
+        positions = torch.cat([torch.arange(h, h + n, device=self.device) for h, n in zip(held, lengths, strict=True)])
         places = kv.places(contexts, lengths)
+        fresh = sum(h == 0 for h in held)
+        start = sum(lengths[:fresh])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             kv.write(layer, places, k, v)
-            return causal_attention(q, k, v, lengths)
+            pieces = [causal_attention(q[:start], k[:start], v[:start], lengths[:fresh])] if fresh else []
+            queries = torch.split(q[start:], lengths[fresh:])
+            pieces += [_attend_past(q, *kv.read(layer, c)) for q, c in zip(queries, contexts[fresh:], strict=True)]
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
         last = torch.tensor(lengths, device=self.device).cumsum(0) - 1
-        return self._run(tokens, positions, max(lengths), attend, last)
+        longest = max(h + n for h, n in zip(held, lengths, strict=True))
+        return self._run(tokens, positions, longest, attend, last)
 
     def decode(self, tokens: Sequence[int], kv: PagedKV, plan: Plan) -> Tensor:
         """Feeds one token a row behind its context; logits [rows, vocabulary]."""
@@ -102,6 +112,17 @@ class Forward:
         gate, up = linear(x, fused.gate_up, fused.gate_up_bias).chunk(2, -1)
         down = fused.layer.mlp.down_proj
         return linear(F.silu(gate) * up, down.weight, down.bias)
+
+
+def _attend_past(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of a context's last tokens, q [T, heads, D], over all of it, k and v [KV heads, N, D] →
+    [T, heads·D]."""
+    new, total = len(q), k.shape[1]
+    queries = q.view(new, len(k), -1, q.shape[-1]).permute(1, 2, 0, 3)
+    shape = (-1, queries.shape[1], -1, -1)
+    mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+    out = F.scaled_dot_product_attention(queries, k[:, None].expand(shape), v[:, None].expand(shape), attn_mask=mask)
+    return out.permute(2, 0, 1, 3).reshape(new, -1)
 
 
 def _fuse(parts: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:

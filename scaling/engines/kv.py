@@ -82,6 +82,11 @@ class PagedKV:
         self.mask[places] = 0.0
         return places
 
+    def read(self, layer: int, context: Context) -> tuple[Tensor, Tensor]:
+        """Keys and values of all of a context's tokens, [KV heads, tokens, D] each."""
+        k, v = self.data[layer][:, context.pages].transpose(1, 2).flatten(2, 3)[:, :, : context.length]
+        return k, v
+
     def write(self, layer: int, places: Places, k: Tensor, v: Tensor) -> None:
         """Stores k and v [T, KV heads, D] of packed tokens."""
         self.data[layer, 0].transpose(1, 2)[places] = k
@@ -97,7 +102,8 @@ class Plan:
         self._contexts = contexts
         device = kv.data.device
         row = {id(context): index for index, context in enumerate(contexts)}
-        self.rows = torch.tensor([row[id(owner)] for owner in kv.owners], device=device)
+        # Pages of contexts that ended in this very step are attended too, by any row, and for nothing.
+        self.rows = torch.tensor([row.get(id(owner), 0) for owner in kv.owners], device=device)
         longest = max(len(context.pages) for context in contexts)
         self.single = longest == 1
         padded = [context.pages + [kv.used] * (longest - len(context.pages)) for context in contexts]

@@ -25,7 +25,8 @@ class LocalEngine:
 
     `kv_bytes` is the KV budget (a share of free memory, unless given); it is preallocated, and a request is admitted,
     first come first served, once what all running ones may come to need leaves room for its prompt and `max_tokens`.
-    So nothing is ever preempted. `max_length` bounds prompt plus response (the model's own maximum, unless given);
+    So nothing is ever preempted. KV that a request left is there in the next step for one that follows it, and no
+    longer. `max_length` bounds prompt plus response (the model's own maximum, unless given);
     `eos` are the ids that end a response.
 
     The model's parameters are shared, not copied: projections are fused by turning the model's own parameters into
@@ -78,7 +79,7 @@ class LocalEngine:
         if row.reserved * PAGE_TOKENS > limits.kv_tokens:
             raise MemoryLimitError(f"{total} tokens do not fit a KV memory of {limits.kv_tokens} tokens")
         self._next_id += 1
-        self._waiting.append(row)
+        (self._waiting.append if request.follows is None else self._waiting.appendleft)(row)
         return row.id
 
     def abort(self, id: int) -> None:
@@ -95,7 +96,7 @@ class LocalEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """Admits and encodes what fits, then decodes one token for every running row."""
+        """Admits and encodes what fits, then decodes one token for every running row; what finished, by id."""
         batch = self._awake()
         done: list[tuple[Row, FinishReason]] = []
         admitted = self._admit()
@@ -105,7 +106,7 @@ class LocalEngine:
             ended = self.now()
             for row in group:
                 row.first_token = ended
-            self._counts["prefill_tokens"] += sum(len(row.request.prompt) for row in group)
+            self._counts["prefill_tokens"] += sum(row.new for row in group)
             self._seconds["prefill_seconds"] += ended - started
         if batch.rows:
             started = self.now()
@@ -115,7 +116,7 @@ class LocalEngine:
             self._seconds["decode_seconds"] += self.now() - started
         completions = self._ended + [self._completion(row, reason) for row, reason in done]
         self._ended = []
-        return completions
+        return sorted(completions, key=lambda completion: completion.id)
 
     @torch.inference_mode()
     def measure(
@@ -236,8 +237,10 @@ class LocalEngine:
         return self._batch
 
     def _admit(self) -> list[Row]:
-        """Takes from the front of the queue what fits beside the running rows."""
-        rows = self._awake().rows
+        """Takes from the front of the queue what fits beside the running rows; of KV that ended rows left, what these
+        go on from is kept, and all other given back."""
+        batch = self._awake()
+        rows = batch.rows
         free = self._limits.kv_tokens // PAGE_TOKENS - sum(row.reserved for row in rows)
         seats = self._limits.max_sequences - len(rows)
         admitted: list[Row] = []
@@ -246,6 +249,10 @@ class LocalEngine:
             row.weights_version = self._version
             free -= row.reserved
             admitted.append(row)
+            before = batch.ended.get(-1 if row.request.follows is None else row.request.follows)
+            if before is not None and row.continues(before):
+                row.cached = before.context.length
+        batch.forget(but={row.request.follows for row in admitted if row.request.follows is not None and row.cached})
         return admitted
 
     def _completion(self, row: Row, reason: FinishReason) -> Completion:
@@ -254,8 +261,8 @@ class LocalEngine:
             tokens=row.tokens,
             logprobs=row.logprobs,
             finish=reason,
-            computed=len(row.request.prompt) if row.tokens else 0,
-            cached=0,
+            computed=row.new if row.tokens else 0,
+            cached=row.cached if row.tokens else 0,
             submitted=row.submitted,
             first_token=row.first_token,
             last_token=self.now(),

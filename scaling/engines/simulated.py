@@ -64,6 +64,8 @@ class SimulatedEngine:
     Memory is counted in tokens, also of models whose windowed layers stop holding more. `prefix_caching`: whole pages
     that a prompt shares with an earlier context are not encoded again; see `Prefixes` for what that leaves out.
 
+    The KV of a request is there in the next step for one that follows it, and no longer.
+
     There is no model. The tokens of a response count upwards from the request's seed over the ids that do not end it,
     so it always has `max_tokens`; as they are certain, their log-probabilities are 0. New weights are only numbered.
     """
@@ -97,6 +99,7 @@ class SimulatedEngine:
         self._running: dict[int, _Row] = {}  # the oldest first
         self._ending: list[tuple[int, int, _Row]] = []  # a heap: (step, id, row), some of rows that left before
         self._ended: list[Completion] = []
+        self._before: dict[int, _Row] = {}  # that ended in the last step
         self._prices: Iterator[float] = iter(())  # of the coming steps, as long as the same rows run
         self._held = self._reserved = 0  # KV tokens of running rows: now, and at the most
         self._next_id = self._version = 0
@@ -121,7 +124,7 @@ class SimulatedEngine:
         if row.most > self._limits.kv_tokens:
             raise MemoryLimitError(f"{total} tokens do not fit a KV memory of {self._limits.kv_tokens} tokens")
         self._next_id += 1
-        self._waiting.append(row)
+        (self._waiting.append if request.follows is None else self._waiting.appendleft)(row)
         return row.id
 
     def abort(self, id: int) -> None:
@@ -138,14 +141,15 @@ class SimulatedEngine:
         self._ended.append(self._completion(row, "abort"))
 
     def step(self) -> list[Completion]:
-        """Admits and encodes what fits, then decodes one token for every running row."""
+        """Admits and encodes what fits, then decodes one token for every running row; what finished, by id."""
         self._check_awake()
         done, self._ended = self._ended, []
+        before, self._before = self._before, {}
         if self._waiting:
-            self._admit(done)
+            self._admit(before, done)
         if self._running:
             self._decode(done)
-        return done
+        return sorted(done, key=lambda completion: completion.id)
 
     def measure(
         self, contexts: Sequence[int], prefill: Sequence[int] = (), *, warm_up: int = 0, steps: int = 1
@@ -210,8 +214,9 @@ class SimulatedEngine:
             self._leave(row)
         self._awake = False
 
-    def _admit(self, done: list[Completion]) -> None:
-        """Takes from the front of the queue what fits beside the running rows, and encodes it."""
+    def _admit(self, before: dict[int, _Row], done: list[Completion]) -> None:
+        """Takes from the front of the queue what fits beside the running rows, and encodes it; of the rows that ended
+        `before`, the KV is still there."""
         admitted: list[_Row] = []
         while self._waiting and self._fits(self._waiting[0]):
             row = self._waiting.popleft()
@@ -226,7 +231,7 @@ class SimulatedEngine:
         self._prices = iter(())
         self._see_peaks()
         for row in admitted:
-            self._encode(row)
+            self._encode(row, before.get(-1 if row.request.follows is None else row.request.follows))
             if row.ends == self._steps:
                 self._finish(row, done)
             else:
@@ -241,15 +246,21 @@ class SimulatedEngine:
         needed = len(row.request.prompt) + row.tokens
         return not running or self._held + needed + running + 1 + self._watermark <= room
 
-    def _encode(self, row: _Row) -> None:
-        """The prompt, and the tokens that a preempted row had; their logits give the next token."""
+    def _encode(self, row: _Row, before: _Row | None) -> None:
+        """The prompt, behind what it shares with the row `before`, and the tokens that a preempted row had; their
+        logits give the next token."""
         again, tokens, cached = row.tokens, len(row.request.prompt) + row.tokens, 0
         if not again:
             row.weights_version = self._version
+            if before is not None:
+                held = (*before.request.prompt, *before.response(before.tokens - 1))
+                if len(row.request.prompt) > len(held) and tuple(row.request.prompt[: len(held)]) == held:
+                    cached = len(held)
             if self._prefixes is not None:
-                cached = row.cached = self._prefixes.known(row.request.prompt)
+                cached = max(cached, self._prefixes.known(row.request.prompt))
                 self._prefixes.add(row.request.prompt)
                 self._prefix_hits += cached > 0
+            row.cached = cached
         seconds = self._prefill_price(tokens - cached, cached)
         self._clock += seconds
         self._prefill_seconds += seconds
@@ -296,6 +307,7 @@ class SimulatedEngine:
 
     def _finish(self, row: _Row, done: list[Completion]) -> None:
         self._leave(row)
+        self._before[row.id] = row
         done.append(self._completion(row, "length"))
         if self._prefixes is not None:
             self._prefixes.add((*row.request.prompt, *row.response(row.tokens - 1)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import FitError
-from scaling.labels import environment_label
+from scaling.labels import LABELLED, environment_label
 from scaling.laws.models import LAWS, QUADRATIC, ROUNDING, Array, Estimate, Law, constrain, estimate, information, solve
 
 ENOUGH_LENGTHS, ENOUGH_REPEATS = 6, 3
@@ -97,7 +97,7 @@ class Fit:
     @property
     def label(self) -> str:
         """The environment as a reader writes it: `LongCoT`, `Delethink C=1k m=512`."""
-        parts: dict[str, Any] = {k: self.curve.get(k) for k in ("context_size", "state_size", "carryover")}
+        parts: dict[str, Any] = {name: self.curve.get(name) for name in LABELLED}
         return environment_label(str(self.curve.get("environment", "curve")), **parts)
 
     def at(self, tokens: Array) -> Array:

@@ -16,6 +16,9 @@ from scaling.laws.fit import Fit, fit_curve
 from scaling.laws.models import Array
 from scaling.results import timed
 
+ADDED_COLUMNS = ("summary_size", "extensions", "cue_tokens")
+"""Of curves: rows of before they came may lack them."""
+
 CURVE_COLUMNS = (
     "model",
     "engine",
@@ -28,6 +31,7 @@ CURVE_COLUMNS = (
     "state_size",
     "head",
     "carryover",
+    *ADDED_COLUMNS,
     "phase",
     "method",
     "concurrency_limit",
@@ -56,6 +60,7 @@ def fit_frame(frame: pd.DataFrame, replicates: Callable[[pd.DataFrame], Array] |
     `replicates`: gives, for the rows of a profiled curve, [B, rows] of re-integrated device-seconds per trace.
     A curve that cannot be fitted issues a `FitWarning`; raises `FitError` if that leaves none.
     """
+    frame = frame.assign(**{c: None for c in ADDED_COLUMNS if c not in frame.columns})
     missing = [c for c in (*CURVE_COLUMNS, "device_seconds_per_trace", "status") if c not in frame.columns]
     if missing:
         raise FitError(f"rows lack the columns {', '.join(missing)}; expected the rows of `scaling run`")
@@ -101,7 +106,7 @@ def _fit(
             f"whole repeats differ by {drift:.0%} (standard deviation), which moves the curve up or down; "
             "its intervals show the scatter within a repeat"
         )
-    if profiled and curve["context_size"] is not None:
+    if profiled and curve["context_size"] is not None and curve["environment"] != "folding":
         said.append("a profile adds up equal chunks, so it is straight by construction; full rows test that")
     fit = fit_curve(
         np.asarray(_lengths(rows), np.float64),
@@ -140,7 +145,7 @@ def _usable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if doubtful := int((~kept["seconds_valid"].fillna(False).astype(bool)).sum()):
         why = kept["seconds_reason"].dropna().iloc[0] if kept["seconds_reason"].notna().any() else "no reason given"
         said.append(f"{doubtful} of {len(rows)} rows are used although their seconds are not valid ({why})")
-    context, state = kept["context_size"].astype(float), kept["state_size"].astype(float)
+    context, state = kept["context_size"].astype(float), kept["state_size"].astype(float).fillna(0.0)
     off_boundary = context.notna() & ~at_boundary(kept["mean_thinking_tokens"], context, state)
     if off_boundary.any():
         said.append(
@@ -150,7 +155,8 @@ def _usable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def at_boundary(tokens: ArrayLike, context_size: ArrayLike, state_size: ArrayLike) -> NDArray[np.bool_]:
-    """Whether traces of so many thinking tokens fill their last chunk: C, C + (C−m), C + 2(C−m), …
+    """Whether traces of so many thinking tokens fill their last chunk: C, C + (C−m), C + 2(C−m), …; without a state,
+    as where rounds are summed up, m is 0.
 
     Only these lengths lie on a chunked environment's law.
     """

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from scaling.errors import UsageError, unknown
 from scaling.results import Method, Phase
-from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment, for_budget
+from scaling.thinking import DEFAULT_MODES, Carryover, Environment, Segment, for_budget, rebuilt
 
 SIMULATED = "simulated"
 VLLM = "vllm"
@@ -31,11 +31,13 @@ class RunConfig:
     With engine `openai` alone: `base_url` of the server, its name for the model (None where it has one), the `devices`
     that it runs on, which nobody can ask it, the `deadline` of a request in seconds, and the environment variable that
     holds the API key. The key itself is no part of a configuration.
+
+    Where None, `summary_size`, `extensions` and `cue_tokens` are the defaults of the environments that have them.
     """
 
     model: str
     lengths: tuple[int, ...]
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = DEFAULT_MODES
     engine: str = "local"
     dtype: str = "float32"
     context_size: int = 8192
@@ -58,6 +60,9 @@ class RunConfig:
     devices: int = 1
     deadline: float = 3600.0
     key_variable: str = "OPENAI_API_KEY"
+    summary_size: int | None = None
+    extensions: int | None = None
+    cue_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lengths", "modes", "phases"):
@@ -126,6 +131,9 @@ class RunConfig:
             state_size=self.state_size,
             head=self.head,
             carryover=self.carryover,
+            summary_size=self.summary_size,
+            extensions=self.extensions,
+            cue_tokens=self.cue_tokens,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -172,8 +180,7 @@ class Cell:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def rebuild_environment(self) -> Environment:
-        parameters: dict[str, Any] = dict(self.parameters)
-        return LongCoT(**parameters) if self.environment == "longcot" else Delethink(**parameters)
+        return rebuilt(self.environment, dict(self.parameters))
 
     @property
     def response_lengths(self) -> list[int]:

@@ -131,29 +131,31 @@ def weights(cell: Cell, limits: Limits, points: Iterable[Point]) -> dict[Point, 
     """How often each point's step counts towards the cell: its seconds are Σ weight × seconds of a step.
 
     Of every wave of `rows` traces in lockstep: each segment's prefill once, and its decode steps at contexts
-    prompt+1 … prompt+steps, each shared between the two neighbouring grid contexts (linear interpolation).
+    prompt+1 … prompt+steps, each shared between the two neighbouring grid contexts (linear interpolation). What is
+    prefilled behind reused tokens must look at them, which no prefill of the grid does: a decode step at context
+    `prompt` more stands for that. It reads the weights once too often, in one step of a chunk.
     Raises `MemoryLimitError` where a point that is needed is not among `points`: it did not fit.
     """
-    segments = Counter((s.prompt, s.prefill, s.steps) for s in cell.segments)
+    segments = Counter((s.prompt, s.prefill, s.steps, s.reused > 0) for s in cell.segments)
     known = set(points)
     totals: defaultdict[Point, float] = defaultdict(float)
     for rows, waves in Counter(rows_of(cell, limits)).items():
         contexts = np.array(sorted(p.tokens for p in known if p.kind == "decode" and p.rows == rows), dtype=np.int64)
         shares = np.zeros(len(contexts))
-        for (prompt, new, steps), count in segments.items():
+        for (prompt, new, steps, behind), count in segments.items():
             prefill = Point("prefill", rows, new)
             if prefill not in known:
                 raise MemoryLimitError(f"{rows} prompts of {new} tokens did not fit in memory while profiling")
             totals[prefill] += waves * count
-            if not steps:
+            at = np.arange(prompt + (0 if behind else 1), prompt + steps + 1)
+            if not len(at):
                 continue
-            if not len(contexts) or not contexts[0] <= prompt + 1 <= prompt + steps <= contexts[-1]:
-                raise MemoryLimitError(f"{rows} sequences at context {prompt + steps} did not fit while profiling")
-            at = np.arange(prompt + 1, prompt + steps + 1)
+            if not len(contexts) or not contexts[0] <= at[0] <= at[-1] <= contexts[-1]:
+                raise MemoryLimitError(f"{rows} sequences at context {at[-1]} did not fit while profiling")
             right = np.clip(np.searchsorted(contexts, at), 1, max(len(contexts) - 1, 1))
             left = right - 1
             if len(contexts) == 1:
-                shares[0] += count * steps
+                shares[0] += count * len(at)
                 continue
             share = (at - contexts[left]) / (contexts[right] - contexts[left])
             np.add.at(shares, left, count * (1 - share))

@@ -11,6 +11,7 @@ from scaling.measure.served import SERVED
 from scaling.measure.telemetry import Telemetry
 from scaling.predict.shape import FlopsConvention, Shape
 from scaling.results import PROFILED_MEANWHILE, SCHEMA_VERSION, Row, Status
+from scaling.thinking.base import token_ids
 
 FLOPS_CONVENTION: FlopsConvention = "causal"
 
@@ -128,6 +129,9 @@ def build_row(
         throttled_share=gpu.throttled_share if gpu else None,
         power_capped_share=gpu.power_capped_share if gpu else None,
         drifted_tokens=found.drifted_tokens if found else None,
+        summary_size=parameters.get("summary_size"),
+        extensions=parameters.get("extensions"),
+        cue_tokens=len(token_ids(parameters["cue"])) if "cue" in parameters else None,
     )
 
 

@@ -23,7 +23,7 @@ from scaling.measure.vllm import build_vllm
 from scaling.models import Source, resolve
 from scaling.predict.shape import Shape
 from scaling.results import Store
-from scaling.thinking import Delethink
+from scaling.thinking import Delethink, check_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
             for name in own - set(given):
                 merged.pop(name, None)  # of the run `like`, which had another engine
     config = RunConfig.from_json(merged)
+    check_options(config.modes, given)
     if iterations is None:
         return config
     if "lengths" in given:

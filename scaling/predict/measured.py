@@ -13,7 +13,7 @@ import numpy as np
 from scaling.errors import UsageError
 from scaling.predict.roofline import Array, Machine, Precision, Roofline
 from scaling.predict.shape import Shape
-from scaling.thinking import Delethink, Environment, LongCoT, Segment
+from scaling.thinking import Environment, Segment, for_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,25 +151,21 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def at_length(row: Mapping[str, Any], thinking_tokens: int) -> dict[str, Any]:
     """The row of the same environment that it would take to think so long."""
-    if row["environment"] == "longcot":
-        changed: dict[str, Any] = {"thinking_budget": thinking_tokens}
-    else:
-        context, state, head = (int(row[n]) for n in ("context_size", "state_size", "head"))
-        longer = Delethink.for_length(thinking_tokens, context, state, head, row["carryover"])
-        changed = {"thinking_budget": longer.budget, "iterations": longer.iterations}
+    longer = _environment(row, thinking_tokens)
+    changed = {"thinking_budget": longer.budget, "iterations": longer.parameters().get("iterations")}
     return {**row, **changed, "mean_thinking_tokens": thinking_tokens}
 
 
-def _environment(row: Mapping[str, Any]) -> Environment:
-    if row["environment"] == "longcot":
-        return LongCoT(int(row["thinking_budget"]))
-    context, state, iterations, head = (int(row[n]) for n in ("context_size", "state_size", "iterations", "head"))
-    return Delethink(context, state, iterations, head, row["carryover"])
+def _environment(row: Mapping[str, Any], budget: int) -> Environment:
+    """The row's environment with so much to think."""
+    names = ("context_size", "state_size", "head", "summary_size", "extensions", "cue_tokens")
+    sizes: dict[str, Any] = {name: None if row.get(name) is None else int(row[name]) for name in names}
+    return for_budget(str(row["environment"]), budget, carryover=row["carryover"], **sizes)
 
 
 def _segments(row: Mapping[str, Any]) -> list[Segment]:
     """Of one of the row's traces."""
-    environment, prompt = _environment(row), int(row["prompt_tokens"])
+    environment, prompt = _environment(row, int(row["thinking_budget"])), int(row["prompt_tokens"])
     return environment.schedule(prompt, environment.expected_lengths(prompt, int(row["mean_thinking_tokens"])))
 
 

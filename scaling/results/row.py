@@ -99,6 +99,10 @@ class Row:
     throttled_share: float | None = None  # of the window, under a thermal, hardware or power-brake slowdown
     power_capped_share: float | None = None  # of the window, at the power limit
     drifted_tokens: int | None = None  # of a server of text: tokens that came back from it as others
+    # of environments that came later
+    summary_size: int | None = None
+    extensions: int | None = None
+    cue_tokens: int | None = None
 
 
 @cache

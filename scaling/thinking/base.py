@@ -13,9 +13,9 @@ Finish = Literal["stop", "length", "open"]
 class Turn:
     """What the policy sees next.
 
-    `prompt`: token ids; the first `reused` of them continue the previous chunk's context unchanged, so an
-    engine may keep their KV. `max_tokens`: most response tokens. `stop`: token ids that end the chunk,
-    beside the model's own end-of-sequence ids.
+    `prompt`: token ids; the first `reused` of them are the previous chunk's whole context, its last token apart (which
+    was never fed back), so an engine may keep their KV; 0 if they are not. `max_tokens`: most response tokens. `stop`:
+    token ids that end the chunk, beside the model's own end-of-sequence ids.
     """
 
     prompt: tuple[int, ...]
@@ -89,3 +89,13 @@ class Environment(Protocol):
     def expected_lengths(self, query_len: int, thinking_tokens: int) -> list[int]:
         """Response lengths of a trace that thinks exactly `thinking_tokens`; raises `UsageError` past the budget."""
         ...
+
+
+def spelled(ids: Sequence[int]) -> str:
+    """Token ids as a parameter of the record, `17 4 4`; `token_ids` reads it."""
+    return " ".join(map(str, ids))
+
+
+def token_ids(text: str) -> tuple[int, ...]:
+    """The ids that `spelled` wrote."""
+    return tuple(map(int, text.split()))

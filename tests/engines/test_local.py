@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -240,6 +241,71 @@ def test_a_small_memory_queues_first_come_first_served_and_changes_no_sample() -
     assert [c.first_token for c in by_id] == sorted(c.first_token for c in by_id)
     assert engine.stats().peak_running == 2  # two pages each
     assert engine.stats().peak_kv_tokens <= engine.limits().kv_tokens
+
+
+def follower(first: Completion, request: Request, said: Sequence[int], **options: Any) -> Request:
+    """A request that goes on from another's context, its last token apart, with what is `said`."""
+    return Request([*request.prompt, *first.tokens[:-1], *said], follows=first.id, **options)
+
+
+@pytest.mark.parametrize("length", [5, PAGE_TOKENS - 4, 2 * PAGE_TOKENS])
+def test_a_request_that_follows_another_encodes_what_is_new_and_samples_the_same(length: int) -> None:
+    engine, before = engine_of(), Request(prompt(length), max_tokens=9, temperature=0.0)
+    beside = Request(prompt(40, 1), max_tokens=60, seed=1)  # runs on all the while
+    engine.submit(beside)
+    first_id = engine.submit(before)
+    while not (done := engine.step()):
+        pass
+    (first,) = done
+    assert first.id == first_id
+    request = follower(first, before, prompt(7, 2), max_tokens=30, temperature=0.0)
+    (second,) = run(engine, [request])
+    (alone,) = run(engine_of(), [replace(request, follows=None)])
+    assert (second.computed, second.cached) == (7, length + 8)
+    assert (alone.computed, alone.cached) == (length + 15, 0)
+    assert second.tokens == alone.tokens
+    assert np.allclose(second.logprobs, alone.logprobs, atol=1e-4)
+    assert engine.stats().prefill_tokens == length + 7 + 40
+
+
+def test_several_that_follow_go_on_together_beside_fresh_ones() -> None:
+    before = [Request(prompt(20 + i, i), max_tokens=6, temperature=0.0) for i in range(3)]
+    engine = engine_of()
+    firsts = run(engine, before)
+    requests = [follower(f, b, (3, 5), max_tokens=20, temperature=0.0) for f, b in zip(firsts, before, strict=True)]
+    requests.insert(1, Request(prompt(50, 9), max_tokens=20, temperature=0.0))
+    ours = run(engine, requests)
+    theirs = run(engine_of(), [replace(request, follows=None) for request in requests])
+    assert [c.tokens for c in ours] == [c.tokens for c in theirs]
+    assert [c.cached for c in ours] == [25, 0, 26, 27]
+
+
+def test_only_what_the_last_step_returned_can_be_followed() -> None:
+    engine, before = engine_of(), Request(prompt(20), max_tokens=6)
+    (first,) = run(engine, [before])
+    run(engine, [Request(prompt(5), max_tokens=2)])
+    (late,) = run(engine, [follower(first, before, (3,), max_tokens=2)])
+    assert (late.computed, late.cached) == (26, 0)
+
+
+def test_a_prompt_that_is_another_after_all_is_encoded_whole() -> None:
+    engine, before = engine_of(), Request(prompt(20), max_tokens=6)
+    (first,) = run(engine, [before])
+    (other,) = run(engine, [Request([*prompt(20, 1), *first.tokens], max_tokens=2, follows=first.id)])
+    assert (other.computed, other.cached) == (26, 0)
+
+
+def test_kept_context_gives_way_where_memory_is_short_and_nothing_leaks() -> None:
+    model = model_of()
+    engine = engine_of(model, kv_bytes=2 * PAGE_TOKENS * model.shape.kv_bytes_per_token("float32"))
+    before = [Request(prompt(20, i), max_tokens=6, temperature=0.0) for i in range(2)]
+    firsts = run(engine, before)  # a page each
+    requests = [follower(f, b, (3,), max_tokens=110, temperature=0.0) for f, b in zip(firsts, before, strict=True)]
+    ours = run(engine, requests)  # two pages each: one at a time
+    assert sorted(c.cached for c in ours) == [0, 25]
+    theirs = run(engine_of(), [replace(request, follows=None) for request in requests])
+    assert [c.tokens for c in ours] == [c.tokens for c in theirs]
+    assert len(run(engine, [Request(prompt(200), max_tokens=50)])[0].tokens) == 50  # all of memory, again
 
 
 def test_max_sequences_bounds_the_batch() -> None:

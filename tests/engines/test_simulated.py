@@ -20,10 +20,17 @@ from scaling.predict.hardware import gpu
 from scaling.predict.roofline import Roofline
 from scaling.predict.shape import Shape, architecture
 from scaling.rollout import rollout
-from scaling.thinking import Delethink, LongCoT
+from scaling.thinking import BudgetForcing, Delethink, Folding, LongCoT, Summary
 
 ROOFLINE = Roofline(Shape.from_config(architecture("tiny")), SERVING.machine(gpu("h100"), "bfloat16"))
 VOCABULARY = ROOFLINE.shape.vocabulary
+ENVIRONMENTS = [
+    LongCoT(150),
+    Delethink(64, 32, 5, 10),
+    Summary(64, 16, 3, cue=(1, 2, 4)),
+    Folding(64, 16, 3, opening=7, closing=9),
+    BudgetForcing(150, 3, cue=(1, 2)),
+]
 AMPLE = Limits(kv_tokens=100_000, max_sequences=64, max_length=10_000)
 
 
@@ -91,7 +98,7 @@ class TestBesideTheEmbeddedEngine:
         for counter in self.COUNTERS:
             assert getattr(simulated.stats(), counter) == getattr(local.stats(), counter), counter
 
-    @pytest.mark.parametrize("environment", [LongCoT(150), Delethink(64, 32, 5, 10)], ids=lambda e: e.name)
+    @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: e.name)
     def test_traces_take_the_same_steps(self, model, environment):
         lengths = [environment.expected_lengths(16, n) for n in (150, 20, 97, 64, 33)]
         queries = [[i] * 16 for i in range(5)]
@@ -101,6 +108,8 @@ class TestBesideTheEmbeddedEngine:
             assert a.response_lengths == b.response_lengths
             assert [len(chunk.prompt) for chunk in a.chunks] == [len(chunk.prompt) for chunk in b.chunks]
             assert (a.computed, a.cached) == (b.computed, b.cached)
+            segments = environment.schedule(16, a.response_lengths)
+            assert (a.computed, a.cached) == (sum(s.prefill for s in segments), sum(s.reused for s in segments))
         for counter in self.COUNTERS:
             assert getattr(engines[0].stats(), counter) == getattr(engines[1].stats(), counter), counter
 
@@ -330,6 +339,46 @@ class TestPrefixCaching:
         engine = engine_of(Limits(300, 9, 300), prefix_caching=True)
         _, second = run(engine, [request(100, 120, first=1), request(100, 120, first=2)])
         assert (second.cached, second.computed) == (0, 100 + 100 + 51)
+
+
+class TestFollowing:
+    """The KV of what the last step returned is there for a request that goes on from it."""
+
+    def first(self, engine):
+        before = request(40, 10)
+        (done,) = run(engine, [before])
+        return done, [*before.prompt, *done.tokens[:-1]]
+
+    def test_what_is_new_is_priced_behind_what_is_kept(self):
+        engine = engine_of()
+        done, held = self.first(engine)
+        started = engine.now()
+        (second,) = run(engine, [Request([*held, 5, 6], 1, ignore_eos=True, follows=done.id)])
+        assert (second.computed, second.cached) == (2, 49)
+        assert engine.now() - started == pytest.approx(float(ROOFLINE.prefill(2, 49).total))
+
+    def test_a_step_later_it_is_gone(self):
+        engine = engine_of()
+        done, held = self.first(engine)
+        run(engine, [request(3, 2)])
+        (late,) = run(engine, [Request([*held, 5], 1, ignore_eos=True, follows=done.id)])
+        assert (late.computed, late.cached) == (50, 0)
+
+    def test_another_prompt_is_encoded_whole(self):
+        engine = engine_of()
+        done, held = self.first(engine)
+        (other,) = run(engine, [Request([2, *held], 1, ignore_eos=True, follows=done.id)])
+        assert (other.computed, other.cached) == (50, 0)
+
+    def test_it_goes_before_what_waits(self):
+        engine = engine_of(Limits(10_000, 1, 1000))
+        done, held = self.first(engine)
+        waiting = engine.submit(request(8, 3))
+        following = engine.submit(Request([*held, 5], 3, ignore_eos=True, follows=done.id))
+        order = []
+        while len(order) < 2:
+            order += [completion.id for completion in engine.step()]
+        assert order == [following, waiting]
 
 
 class TestResponses:

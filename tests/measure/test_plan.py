@@ -1,5 +1,7 @@
 """Which cells a run has, by which method, is decided and priced before anything is measured."""
 
+import json
+
 import pytest
 
 from scaling.lengths import parse_lengths
@@ -82,3 +84,29 @@ def test_a_planned_cell_survives_the_manifest():
         again = PlannedCell.from_json({**p.cell.to_json(), "expected_seconds": p.seconds})
         assert again == p
         assert Cell.from_json(p.cell.to_json()).id == p.cell.id
+
+
+def test_cells_of_the_first_environments_keep_the_ids_that_runs_have():
+    """Parts of stored runs are named by them; docs/runs/agreement has these."""
+    made = config(lengths=(2048,))
+    cells = cells_for(made, "full", (2048,), ("rollout",), weights="random", device="cpu")
+    assert [cell.id for cell in cells] == ["49276dded17bdb74", "15c89a2dd16c926b"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("summary", [{"summary_size": 64}, {"cue_tokens": 3}, {"context_size": 512}]),
+        ("folding", [{"summary_size": 64}, {"context_size": 512}]),
+        ("budget-forcing", [{"extensions": 2}, {"cue_tokens": 3}]),
+    ],
+)
+def test_cells_of_an_environment_differ_by_all_that_decides_their_cost(mode, changes):
+    def cell(**options):
+        made = config(modes=(mode,), lengths=(2048,), **options)
+        (only,) = cells_for(made, "full", (2048,), ("rollout",), weights="random", device="cpu")
+        return only
+
+    assert len({cell().id, *(cell(**change).id for change in changes)}) == 1 + len(changes)
+    assert Cell.from_json(json.loads(json.dumps(cell().to_json()))) == cell()
+    assert sum(s.decode for s in cell().segments) == 2048

@@ -41,6 +41,19 @@ def test_integration_sums_every_prefill_and_every_decode_step(mode, traces, conc
     assert decode == pytest.approx(expected_decode, rel=1e-9)
 
 
+@pytest.mark.parametrize("mode", ["summary", "budget-forcing", "folding"])
+def test_kept_context_is_not_encoded_again_but_looked_at_once(mode):
+    c = cell(mode)
+    seconds = linear(profile.points_for([c], AMPLE), base=3e-3, slope=2e-6, prefill=1e-5)
+    prefill, decode = profile.cell_seconds(seconds, c, AMPLE)
+    behind = [s for s in c.segments if s.reused]
+    assert len(behind) == {"summary": 3, "budget-forcing": 1, "folding": 3}[mode]
+    looked = sum(3e-3 + 2e-6 * s.prompt * 2 for s in behind)
+    steps = sum(3e-3 + 2e-6 * (s.prompt + t) * 2 for s in c.segments for t in range(1, s.steps + 1))
+    assert prefill == pytest.approx(sum(2e-5 * s.prefill for s in c.segments), rel=1e-9)
+    assert decode == pytest.approx(steps + looked, rel=1e-9)
+
+
 def test_the_grid_spans_the_contexts_of_all_cells_and_holds_every_prompt_length():
     cells = [cell("longcot", 96 * 1024), cell("delethink", 96 * 1024)]
     points = profile.points_for(cells, AMPLE)
