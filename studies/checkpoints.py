@@ -1,0 +1,46 @@
+"""Which checkpoint a name means, what to call it among others, and in which environment it was trained."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from scaling.errors import CheckpointError
+from scaling.measure.sampler import EngineChoice
+from scaling.models import Source, read_json
+from trainer.checkpoint import FOLDER, STATE, checkpoints, newest
+from trainer.recipe import Recipe
+
+
+class Trained(NamedTuple):
+    """A model to ask. `recipe`: by which it was trained here, None where it was not, or not by a single step yet."""
+
+    source: Source
+    recipe: Recipe | None
+
+    @property
+    def mode(self) -> str | None:
+        return None if self.recipe is None else self.recipe.mode
+
+
+def find(model: str, engine: EngineChoice) -> Trained:
+    """The model that `model` names: as everywhere, or a training run, whose newest checkpoint it then is.
+
+    A checkpoint of a training run is called by its run and step, since steps of several runs have equal names. Raises
+    `UsageError` or `CheckpointError`.
+    """
+    path = Path(model).expanduser()
+    if (path / FOLDER).is_dir():
+        if not checkpoints(path):
+            raise CheckpointError(f"{model} is a training run without a checkpoint yet; train it first")
+        path = newest(path)
+        model = str(path)
+    source = engine.source(model)
+    if path.parent.name != FOLDER or not (path / "trainer" / STATE).is_file():
+        return Trained(source, None)
+    state = read_json(path / "trainer" / STATE)
+    named = replace(source, name=f"{path.resolve().parents[1].name}{os.sep}{path.name}")
+    stored = state.get("recipe")
+    return Trained(named, Recipe.from_json(stored) if stored is not None and state.get("step") else None)
