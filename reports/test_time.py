@@ -27,20 +27,23 @@ from reports.tables import NONE, Table, number
 def test_time_chapter(run: str, record: Record) -> Chapter:
     """The chapter of one run: `record` as `scaling test-time` keeps and prints it."""
     prefix = f"{slug(run)}-"
-    arms, points = record["arms"], record["accuracy"]
+    shown = record["seeds"] or record
+    arms, points = shown["arms"], shown["accuracy"]
     look = styles(arms)
     sections = [
         _section(
             prefix + "accuracy",
             "Accuracy by thinking budget",
-            [accuracy_by_budget(prefix + "accuracy", arms, points, said_methods(points)), _accuracy(prefix, record)],
+            [
+                accuracy_by_budget(prefix + "accuracy", arms, points, said_methods(points)),
+                _accuracy(prefix, shown),
+                _accuracy(prefix + "each-", record) if record["seeds"] else None,
+            ],
         ),
-        _section(prefix + "transfer", "Trained in × sampled in", [_transfer(prefix, record)]),
+        _section(prefix + "transfer", "Trained in × sampled in", [_transfer(prefix, shown)]),
+        _section(prefix + "cost", "Accuracy by price", [_front(prefix, look, shown["costs"]), _prices(prefix, shown)]),
         _section(
-            prefix + "cost", "Accuracy by price", [_front(prefix, look, record["costs"]), _prices(prefix, record)]
-        ),
-        _section(
-            prefix + "parallel", "Several traces in parallel", [_parallel(prefix, look, record), _votes(prefix, record)]
+            prefix + "parallel", "Several traces in parallel", [_parallel(prefix, look, shown), _votes(prefix, shown)]
         ),
     ]
     title = f"Test-time scaling: {', '.join(record['tasks'])} ({run})"
@@ -50,8 +53,9 @@ def test_time_chapter(run: str, record: Record) -> Chapter:
 def sentences(record: Record) -> list[str]:
     """What the record says, a line each, worst news not last."""
     said = []
-    for arm in record["arms"]:
-        line = [point for point in record["accuracy"] if point["arm"] == arm["label"]]
+    shown = record["seeds"] or record
+    for arm in shown["arms"]:
+        line = [point for point in shown["accuracy"] if point["arm"] == arm["label"]]
         if not line:
             said.append(f"{arm['label']}: every one of {arm['traces']} traces failed.")
             continue
@@ -62,7 +66,7 @@ def sentences(record: Record) -> list[str]:
             f"{with_interval(first)} % at {short(first['budget'])} (n = {last['samples']} traces of "
             f"{last['problems']} problems).{failed}"
         )
-    for made in record["comparisons"]:
+    for made in () if record["seeds"] else record["comparisons"]:
         ratio = made["ratio"]
         kept = "no share can be told" if ratio["value"] is None else f"keeps {with_interval(ratio)} %"
         said.append(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import FitError
 from studies.accuracy import by_budget, compare, majority, pass_at
+from studies.seeds import over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,40 +27,41 @@ def analyse(frame: pd.DataFrame, price: Pricer | None = None) -> dict[str, Any]:
     Failed traces are left out and counted. Problems are told by task and id together, and each counts alike. Budgets
     are read by right-trimming (*The Markovian Thinker*, evaluation). With `price`, every arm and budget has what a
     trace costs when it is cut there, and the points that nothing is both cheaper and as right as are marked.
+    `seeds` has the same again over arms whose checkpoints differ in their seed alone, empty where none do.
     Raises `FitError` where no trace can be judged, or an arm has no price.
     """
     if not len(frame):
         raise FitError("there are no traces yet; go on with the study (--resume)")
-    arms, accuracy, parallel, costs = [], [], [], []
     judged = frame[frame["error"].isna()]
+    if not len(judged):
+        raise FitError("every trace failed, so there is nothing to judge; see the errors in the run's traces")
+    found: dict[str, list[dict[str, Any]]] = {"arms": [], "accuracy": [], "parallel": [], "costs": []}
     for label in frame["arm"].unique():
         asked, rows = frame[frame["arm"] == label], judged[judged["arm"] == label]
         arm = _arm(label, asked, rows)
-        arms.append(arm)
+        found["arms"].append(arm)
         if not len(rows):
             continue
-        found = by_budget(_by_problem(rows, "scores"))
         lengths = [int(n) for n in rows["thinking_tokens"]]
-        for budget, estimate in found.items():
+        for budget, estimate in by_budget(_by_problem(rows, "scores")).items():
             point = {"arm": label, "budget": budget, "mean_tokens": _cut(lengths, budget), **estimate.record()}
-            accuracy.append(point)
+            found["accuracy"].append(point)
             if price is not None:
-                costs.append({**point, "price": price(arm, lengths, budget).record()})
-        parallel += _parallel(label, rows, arm["mean_thinking_tokens"])
-    if not accuracy:
-        raise FitError("every trace failed, so there is nothing to judge; see the errors in the run's traces")
-    _mark_front(costs)
+                found["costs"].append({**point, "price": price(arm, lengths, budget).record()})
+        found["parallel"] += _parallel(label, rows, arm["mean_thinking_tokens"])
     return {
         "format": "test-time",
         "schema_version": SCHEMA_VERSION,
         "tasks": sorted(frame["task"].unique()),
-        "arms": arms,
-        "accuracy": accuracy,
-        "parallel": parallel,
-        "transfer": _transfer(arms, accuracy),
-        "comparisons": _comparisons(judged, arms),
-        "costs": costs,
+        **_completed(found),
+        "comparisons": _comparisons(judged, found["arms"]),
+        "seeds": _completed(pooled) if (pooled := over_seeds(found)) else {},
     }
+
+
+def _completed(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    _mark_front(found["costs"])
+    return {**found, "transfer": _transfer(found["arms"], found["accuracy"])}
 
 
 def _arm(label: str, asked: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:

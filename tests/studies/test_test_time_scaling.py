@@ -121,6 +121,26 @@ def test_trained_by_sampled_needs_two_environments_of_training():
     assert analyse(framed(two_arms()))["transfer"] == []
 
 
+def test_checkpoints_that_differ_in_their_seed_are_also_taken_together():
+    rows = [
+        trace(p, s, 15, s < n, model=f"walk-{seed}/step-000100", trained=e, environment=e, arm=f"{seed} in {e}")
+        for seed, n in ((0, 1), (1, 3))
+        for e in ("longcot", "delethink")
+        for p in ("a", "b")
+        for s in range(4)
+    ]
+    record = analyse(framed(rows), linear)
+    assert [arm["label"] for arm in record["seeds"]["arms"]] == ["walk, in longcot", "walk, in delethink"]
+    (last,) = (p for p in record["seeds"]["accuracy"] if (p["arm"], p["budget"]) == ("walk, in longcot", 40))
+    assert (last["low"], last["value"], last["high"], last["samples"]) == (0.25, 0.5, 0.75, 16)
+    assert "no interval" in last["method"]
+    assert len(record["accuracy"]) == 12
+    chapter = chapter_of("first", record)
+    assert chapter.sentences[0].startswith("walk, in longcot: 50 [25, 75] % right at 40")
+    assert [t.name for s in chapter.sections for t in s.tables][:2] == ["first-accuracy", "first-each-accuracy"]
+    assert analyse(framed(two_arms()))["seeds"] == {}
+
+
 def test_failed_traces_are_left_out_and_counted():
     rows = [*two_arms(), trace("a", 9, 3, False, error="the server died")]
     record = analyse(framed(rows))
