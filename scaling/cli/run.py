@@ -59,7 +59,10 @@ def run(
         str | None, typer.Option(help="The server's name for the model. Default: the one that it serves.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Devices that the server runs on; device seconds count them. Default 1.")
+        int | None,
+        typer.Option(
+            help="Devices that the server runs on; device seconds count them. Default: replicas × GPUs of each."
+        ),
     ] = None,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds of one request to the server, tries included. Default 3600.")
@@ -102,7 +105,11 @@ def run(
     ] = None,
     kv_memory: Annotated[str | None, typer.Option(help="KV memory, e.g. 2g. Default: what the cells need.")] = None,
     tensor_parallel: Annotated[
-        int | None, typer.Option(help="GPUs that share each layer, with --engine vllm. Default 1.")
+        int | None,
+        typer.Option(help="GPUs that share each layer: of --engine vllm, or of the server, which has them. Default 1."),
+    ] = None,
+    data_parallel: Annotated[
+        int | None, typer.Option(help="Replicas that the server of --engine openai has of the model. Default 1.")
     ] = None,
     prefix_caching: Annotated[
         bool | None,
@@ -153,6 +160,7 @@ def run(
         "method": method,
         "kv_memory": _bytes(kv_memory) if kv_memory is not None else None,
         "tensor_parallel": tensor_parallel,
+        "data_parallel": data_parallel,
         "prefix_caching": prefix_caching,
         "seed": seed,
     }
