@@ -64,7 +64,7 @@ def build_row(
         gpu, energy, why_no_energy = None, None, f"{telemetry.gpus} of {context.devices} GPUs were watched"
     memory = telemetry.peak_memory_bytes if whole else None
     why_no_memory = why_not_whole if not whole else APART if memory is None else None
-    cpu_seconds = telemetry.cpu_seconds if whole else found.occupancy.cpu_seconds if found and found.occupancy else None
+    window = None if found is None or found.disturbed else found.occupancy or telemetry
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)
@@ -137,7 +137,7 @@ def build_row(
         throttled_share=gpu.throttled_share if gpu else None,
         power_capped_share=gpu.power_capped_share if gpu else None,
         drifted_tokens=found.drifted_tokens if found else None,
-        cpu_seconds=cpu_seconds,
+        cpu_seconds=window.cpu_seconds if window else None,
         memory_clock_mhz=gpu.memory_mhz if gpu else None,
         max_temperature_celsius=gpu.max_temperature_celsius if gpu else None,
     )

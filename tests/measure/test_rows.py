@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from scaling.measure.cells import RunConfig, cells_for
 from scaling.measure.full import Measurement
 from scaling.measure.gpu import GpuUse
@@ -64,12 +62,15 @@ def test_memory_of_a_model_in_other_processes_is_not_ours():
     assert (found.memory_valid, found.memory_reason) == (False, "the model ran in other processes")
 
 
-@pytest.mark.parametrize("watched", [True, False])
-def test_a_profile_s_processor_time_is_that_of_its_visits(watched):
+def test_a_profile_s_processor_time_is_that_of_its_visits():
     occupancy = Occupancy()
     occupancy.start()
     spin()
     occupancy.stop()
-    found = row("profile", replace(FOUND, occupancy=occupancy if watched else None))
-    assert found.cpu_seconds == (occupancy.cpu_seconds if watched else None)
+    found = row("profile", replace(FOUND, occupancy=occupancy))
+    assert found.cpu_seconds == occupancy.cpu_seconds
     assert (found.memory_valid, found.memory_reason) == (False, "profiled")
+
+
+def test_where_other_work_was_done_meanwhile_nobody_knows_whose_processor_time_it_was():
+    assert row(found=replace(FOUND, disturbed=True)).cpu_seconds is None
