@@ -25,7 +25,7 @@ EXAMPLES = (
     "scaling run --mode delethink --lengths 8k..96k",
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
-    "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --devices 2",
+    "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --tensor-parallel 2",
     "scaling run --lengths 8k..96k --shard 2/8 --out /shared/run   # one of eight parts",
     "scaling run --resume                                          # go on with the newest run",
 )
@@ -60,9 +60,7 @@ def run(
     ] = None,
     devices: Annotated[
         int | None,
-        typer.Option(
-            help="Devices that the server runs on; device seconds count them. Default: replicas × GPUs of each."
-        ),
+        typer.Option(help="Devices of the server, which device seconds count. Default: replicas × GPUs of each."),
     ] = None,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds of one request to the server, tries included. Default 3600.")
