@@ -27,7 +27,7 @@ EXAMPLES = (
     "scaling run --mode delethink --mode summary --summary-size 128 --lengths 1k..8k",
     "scaling run --model smollm2-135m --lengths 1k..4k --context-size 1k --state-size 512 --dry-run",
     "scaling run --engine simulated --gpu h100 --concurrency 128         # seconds, without a GPU",
-    "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --devices 2",
+    "scaling run --engine openai --base-url http://127.0.0.1:8000/v1 --model gpt-oss-120b --tensor-parallel 2",
     "scaling run --lengths 8k..96k --shard 2/8 --out /shared/run   # one of eight parts",
     "scaling run --resume                                          # go on with the newest run",
 )
@@ -59,7 +59,8 @@ def run(
         str | None, typer.Option(help="The server's name for the model. Default: the one that it serves.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Devices that the server runs on; device seconds count them. Default 1.")
+        int | None,
+        typer.Option(help="Devices of the server, which device seconds count. Default: replicas × GPUs of each."),
     ] = None,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds of one request to the server, tries included. Default 3600.")
@@ -106,7 +107,11 @@ def run(
     ] = None,
     kv_memory: Annotated[str | None, typer.Option(help="KV memory, e.g. 2g. Default: what the cells need.")] = None,
     tensor_parallel: Annotated[
-        int | None, typer.Option(help="GPUs that share each layer, with --engine vllm. Default 1.")
+        int | None,
+        typer.Option(help="GPUs that share each layer: of --engine vllm, or of the server, which has them. Default 1."),
+    ] = None,
+    data_parallel: Annotated[
+        int | None, typer.Option(help="Replicas that the server of --engine openai has of the model. Default 1.")
     ] = None,
     prefix_caching: Annotated[
         bool | None,
@@ -160,6 +165,7 @@ def run(
         "method": method,
         "kv_memory": _bytes(kv_memory) if kv_memory is not None else None,
         "tensor_parallel": tensor_parallel,
+        "data_parallel": data_parallel,
         "prefix_caching": prefix_caching,
         "seed": seed,
     }

@@ -38,6 +38,7 @@ class VLLMEngine:
     `kv_bytes` is the KV memory (vLLM's own default, unless given). The prefix cache is off unless asked for, so that
     what an environment encodes again is really encoded. `eos` are the ids that end a response. vLLM's engine runs in
     this process, without its own, unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise; `load_weights` needs that.
+    `apart`: the model is in other processes. `attention`: the kernels that vLLM chose, null where it is.
 
     Raises `UsageError` if vLLM is not installed or refuses these settings.
     """
@@ -92,6 +93,10 @@ class VLLMEngine:
             raise UsageError(f"vLLM does not run {path} so: {first_line(error)}") from error
         config = self._engine.vllm_config
         self._tied = bool(getattr(config.model_config.hf_config, "tie_word_embeddings", False))
+        self.apart = tensor_parallel > 1 or os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0"
+        layers = config.compilation_config.static_forward_context.values()
+        names = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
+        self.attention = sorted(names) or None
         self.eos = tuple(eos)
         self.vocabulary = int(config.model_config.get_vocab_size())
         self._limits = Limits(

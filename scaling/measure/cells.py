@@ -29,8 +29,9 @@ class RunConfig:
     keeps what prompts have in common, with engine `vllm` alone.
 
     With engine `openai` alone: `base_url` of the server, its name for the model (None where it has one), the `devices`
-    that it runs on, which nobody can ask it, the `deadline` of a request in seconds, and the environment variable that
-    holds the API key. The key itself is no part of a configuration.
+    that it runs on, in `data_parallel` replicas of `tensor_parallel`, which nobody can ask it, the `deadline` of a
+    request in seconds, and the environment variable that holds the API key. The key itself is no part of a
+    configuration.
 
     Where None, `summary_size`, `extensions` and `cue_tokens` are the defaults of the environments that have them.
     """
@@ -54,6 +55,7 @@ class RunConfig:
     seed: int = 0
     gpu: str | None = None
     tensor_parallel: int = 1
+    data_parallel: int = 1
     prefix_caching: bool = False
     base_url: str | None = None
     served_model: str | None = None
@@ -68,7 +70,15 @@ class RunConfig:
         for name in ("lengths", "modes", "phases"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         object.__setattr__(self, "lengths", tuple(sorted(self.lengths)))
-        for name in ("prompt_tokens", "concurrency", "traces", "repeats", "tensor_parallel", "devices"):
+        for name in (
+            "prompt_tokens",
+            "concurrency",
+            "traces",
+            "repeats",
+            "tensor_parallel",
+            "data_parallel",
+            "devices",
+        ):
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {value} is not positive; give at least 1")
@@ -95,8 +105,16 @@ class RunConfig:
             raise UsageError(
                 f"--gpu {self.gpu} goes with --engine simulated; engine {self.engine!r} runs on this machine"
             )
-        if self.engine != VLLM and (self.tensor_parallel > 1 or self.prefix_caching):
-            raise UsageError("tensor parallelism and prefix caching are vLLM's; give --engine vllm with them")
+        if self.engine != VLLM and self.prefix_caching:
+            raise UsageError("prefix caching is vLLM's; give --engine vllm with it")
+        if self.engine not in (VLLM, OPENAI) and max(self.tensor_parallel, self.data_parallel) > 1:
+            raise UsageError("only vLLM and servers run a model on several devices; give --engine vllm or openai")
+        if self.engine == VLLM and self.data_parallel > 1:
+            raise UsageError(
+                "vLLM in this process is one replica; leave --data-parallel out, and each GPU has one of its own by "
+                f"--launcher local, or start `vllm serve --data-parallel-size {self.data_parallel}` and measure that "
+                "with --engine openai"
+            )
         if self.prefix_caching and self.method != "full":
             raise UsageError("single steps do not show what a prefix cache spares; give --method full with it")
         if self.engine == VLLM and (training := set(self.phases) & {"logprob", "update"}):
@@ -119,6 +137,14 @@ class RunConfig:
             raise UsageError("a server runs rollouts alone; measure other phases with --engine local")
         if self.kv_memory is not None:
             raise UsageError("a server has the KV memory that it was started with; leave --kv-memory out")
+        placed = self.tensor_parallel * self.data_parallel
+        if self.devices == 1:
+            object.__setattr__(self, "devices", placed)
+        if self.devices % placed:
+            raise UsageError(
+                f"{self.devices} devices are not {self.data_parallel} replicas of {self.tensor_parallel}; give "
+                f"--devices {placed}, or leave it out"
+            )
         if not self.deadline > 0:
             raise UsageError(f"deadline {self.deadline:g} is not positive; give seconds, such as 3600")
 
@@ -146,7 +172,7 @@ class RunConfig:
         return cls(**kept)
 
 
-_ADDED = {"tensor_parallel": 1, "prefix_caching": False}
+_ADDED = {"tensor_parallel": 1, "data_parallel": 1, "prefix_caching": False}
 """Fields that came later: at these values, which nothing else was possible before, a cell keeps its old id."""
 
 
@@ -171,6 +197,7 @@ class Cell:
     method: Method
     kv_memory: int | None = None
     tensor_parallel: int = 1
+    data_parallel: int = 1
     prefix_caching: bool = False
 
     @property
@@ -237,6 +264,7 @@ def cells_for(
                     method=method,
                     kv_memory=config.kv_memory,
                     tensor_parallel=config.tensor_parallel,
+                    data_parallel=config.data_parallel,
                     prefix_caching=config.prefix_caching,
                 )
             )

@@ -29,8 +29,8 @@ def fingerprint() -> dict[str, Any]:
     `hardware` and `software` decide how fast the same code runs. `source` is the commit of the package's checkout, if
     it runs from one, and `dirty` whether tracked files differ from it. `surroundings` may explain a difference: the
     container, which GPUs of their kind these are (hashes of their UUIDs, in the order of `hardware`'s `gpus`), the
-    newest CUDA that the driver can run, the attention kernels that torch and vLLM may choose from. `state` is how the
-    machine was just now.
+    newest CUDA that the driver can run, the attention kernels that torch may choose from; a run adds what its engine
+    attends by. `state` is how the machine was just now.
     """
     import torch
 
@@ -64,10 +64,7 @@ def fingerprint() -> dict[str, Any]:
             "container": _container(),
             "gpu_uuid_hashes": [uuid_hash(gpu.uuid) if gpu.uuid else None for gpu in described],
             "driver_cuda": cuda_version(),
-            "attention": {
-                "torch": _torch_attention(),
-                "vllm": os.environ.get("VLLM_ATTENTION_BACKEND"),
-            },
+            "attention": {"torch": _torch_attention()},
         },
         "state": {
             "gpus": [gpu.state for gpu in described],

@@ -1,4 +1,4 @@
-"""A GPU over a window: samples taken by a thread, and what they say about energy and whether the seconds are good.
+"""GPUs over a window: samples taken by a thread, and what they say about energy and whether the seconds are good.
 
 A `Trace` is what a window saw, and can be kept as JSON: `{"format": "nvml-trace", "schema_version": "1.0", "uuid",
 "our_pids", "samples": [{"seconds": 0.0, "energy_joules": …, …}]}` with the fields of `Sample`; a field that is absent
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -90,12 +91,13 @@ def gpu_of(device: str) -> tuple[str, Source]:
 class Watch:
     """Samples `source` in a thread of its own from `start` to `stop`, or whenever `take` is called.
 
-    `cpu_seconds` is what the thread took, `trace` what was seen.
+    The thread takes at most `share` of one processor. `cpu_seconds` is what it took, `trace` what was seen.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, share: float = SAMPLER_SHARE) -> None:
         self.cpu_seconds = 0.0
         self._source = source
+        self._share = share
         self._samples: list[Sample] = []
         self._ours: frozenset[int] = frozenset()
         self._known: set[int] = set()
@@ -128,8 +130,39 @@ class Watch:
         while not self._done.wait(pause):
             before = time.thread_time()  # not wall time, which waiting for the interpreter's lock would stretch
             self.take()
-            pause = max(SAMPLE_SECONDS, (time.thread_time() - before) / SAMPLER_SHARE)
+            pause = max(SAMPLE_SECONDS, (time.thread_time() - before) / self._share)
         self.cpu_seconds = time.thread_time()
+
+
+class Watches:
+    """A `Watch` on each of the `count` GPUs that a measurement on torch's `device` runs on, as if they were one.
+
+    Several are the first ones that this process is shown. Raises what torch or NVML raises.
+    """
+
+    def __init__(self, device: str, count: int = 1) -> None:
+        devices = [device] if count == 1 else [f"cuda:{index}" for index in range(count)]
+        found = [gpu_of(each) for each in devices]
+        self._watches = [(uuid, Watch(source, SAMPLER_SHARE / count)) for uuid, source in found]
+
+    def start(self) -> None:
+        for _, watch in self._watches:
+            watch.start()
+
+    def stop(self) -> None:
+        for _, watch in self._watches:
+            watch.stop()
+
+    def take(self) -> None:
+        for _, watch in self._watches:
+            watch.take()
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(watch.cpu_seconds for _, watch in self._watches)
+
+    def use(self) -> GpuUse:
+        return together([examine(watch.trace, uuid) for uuid, watch in self._watches])
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +221,39 @@ def examine(trace: Trace, device_uuid: str) -> GpuUse:
         power_capped_share=_mean(
             samples, lambda s: None if s.clock_events is None else float(bool(s.clock_events & POWER_CAP))
         ),
+    )
+
+
+def together(uses: Sequence[GpuUse]) -> GpuUse:
+    """What several GPUs that ran one model did in one window, as of one GPU.
+
+    Joules and bytes are sums, clocks means, temperature and shares those of the worst; what one does not tell is null.
+    A reason is that of the first GPU that has one, and says which.
+    """
+    if len(uses) == 1:
+        return uses[0]
+
+    def over(join: Callable[[list[float]], float], of: Callable[[GpuUse], float | None]) -> float | None:
+        told = [value for use in uses if (value := of(use)) is not None]
+        return join(told) if len(told) == len(uses) else None
+
+    def reason(of: Callable[[GpuUse], str | None]) -> str | None:
+        return next((f"{why} (GPU {index})" for index, use in enumerate(uses) if (why := of(use))), None)
+
+    def whole(number: float | None) -> int | None:
+        return None if number is None else int(number)
+
+    return GpuUse(
+        energy_joules=over(sum, lambda u: u.energy_joules),
+        energy_reason=reason(lambda u: u.energy_reason),
+        integrated_joules=over(sum, lambda u: u.integrated_joules),
+        seconds_reason=reason(lambda u: u.seconds_reason),
+        sm_mhz=over(fmean, lambda u: u.sm_mhz),
+        memory_mhz=over(fmean, lambda u: u.memory_mhz),
+        max_temperature_celsius=whole(over(max, lambda u: u.max_temperature_celsius)),
+        peak_memory_bytes=whole(over(sum, lambda u: u.peak_memory_bytes)),
+        throttled_share=over(max, lambda u: u.throttled_share),
+        power_capped_share=over(max, lambda u: u.power_capped_share),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from scaling.engines.base import Engine
 from scaling.measure.cells import Cell
 from scaling.measure.full import Measurement
+from scaling.measure.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from scaling.decoder import Decoder
@@ -34,9 +35,11 @@ class Trained:
 def measure_phase(trained: Trained, cell: Cell, seed: int) -> Measurement:
     """Measures one repeat of a `logprob`, `update` or `sync` cell.
 
-    `full` puts every chunk of every trace through the model, packed; `profile` times each distinct chunk length once
-    and counts it as often as the traces have it. An update is forward and backward with activation checkpointing and
-    sliced log-probabilities; the optimizer's step is not in it, being paid once a batch and not once a trace.
+    `full` puts every chunk of every trace through the model, packed, and is timed from outside, the device
+    synchronised. `profile` times each distinct chunk length once and counts it as often as the traces have it; it does
+    so from inside, so that a GPU's queue runs dry between them no more than it does in `full`. An update is forward and
+    backward with activation checkpointing and sliced log-probabilities; the optimizer's step is not in it, being paid
+    once a batch and not once a trace.
     """
     if cell.phase == "sync":
         return _sync(trained)
@@ -45,16 +48,14 @@ def measure_phase(trained: Trained, cell: Cell, seed: int) -> Measurement:
     segments = Counter((s.prompt, s.decode) for s in cell.segments)
     generator = random.Random(seed)
     _train(trained, cell, [Batch.of([_sample(generator, trained, 32, 32)])])  # first-use costs
-    elapsed = wall = 0.0
     if cell.method == "profile":
         samples = [_sample(generator, trained, *segment) for segment in segments]
-        for sample, count in zip(samples, segments.values(), strict=True):
-            seconds = _train(trained, cell, [Batch.of([sample])])
-            elapsed += seconds
-            wall += seconds * count * cell.traces
+        elapsed, laps = _train(trained, cell, [Batch.of([sample]) for sample in samples])
+        wall = cell.traces * sum(lap * count for lap, count in zip(laps, segments.values(), strict=True))
     else:
         samples = [_sample(generator, trained, s.prompt, s.decode) for s in cell.segments for _ in range(cell.traces)]
-        elapsed = wall = _train(trained, cell, pack(samples, TOKEN_BUDGET))
+        elapsed, _ = _train(trained, cell, pack(samples, TOKEN_BUDGET))
+        wall = elapsed
     return Measurement(
         wall_seconds=wall,
         elapsed_seconds=elapsed,
@@ -64,23 +65,25 @@ def measure_phase(trained: Trained, cell: Cell, seed: int) -> Measurement:
     )
 
 
-def _train(trained: Trained, cell: Cell, batches: Sequence[Batch]) -> float:
-    """Seconds of the phase over these micro-batches, synchronised."""
+def _train(trained: Trained, cell: Cell, batches: Sequence[Batch]) -> tuple[float, list[float]]:
+    """Seconds of the phase over these micro-batches, synchronised, and the device's own of each."""
     import torch
 
     from scaling.update import backward, logprobs
 
     batches = [batch.to(trained.torch_device) for batch in batches]
     start = _now(trained)
+    watch = Stopwatch(trained.torch_device)
     for batch in batches:
         if cell.phase == "update":
             backward(trained.model, batch, traces=cell.traces)
         else:
             with torch.no_grad():
                 logprobs(trained.model, batch)
+        watch.lap()
     seconds = _now(trained) - start
     trained.model.zero_grad(set_to_none=True)
-    return seconds
+    return seconds, watch.laps()
 
 
 def _sample(generator: random.Random, trained: Trained, prompt: int, response: int) -> Sample:

@@ -15,6 +15,9 @@ from scaling.thinking.base import token_ids
 
 FLOPS_CONVENTION: FlopsConvention = "causal"
 
+APART = "the model ran in other processes"
+"""Why there is no memory where only its own process could tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -57,6 +60,12 @@ def build_row(
         whole, why_not_whole = False, SERVED
         valid, invalid = (False, f"retried: {found.retried} requests") if found.retried else (True, None)
     gpu = telemetry.gpu if whole else None
+    energy, why_no_energy = telemetry.energy_joules, telemetry.energy_reason
+    if gpu and telemetry.gpus < context.devices:
+        gpu, energy, why_no_energy = None, None, f"{telemetry.gpus} of {context.devices} GPUs were watched"
+    memory = telemetry.peak_memory_bytes if whole else None
+    why_no_memory = why_not_whole if not whole else APART if memory is None else None
+    window = None if found is None or found.disturbed else found.occupancy or telemetry
     parameters: dict[str, Any] = dict(cell.parameters)
     environment = cell.rebuild_environment()
     kv_bytes = context.shape.kv_bytes_per_token(cell.kv_dtype)
@@ -75,7 +84,7 @@ def build_row(
         device=context.device_name,
         devices=context.devices,
         tensor_parallel=cell.tensor_parallel,
-        data_parallel=1,
+        data_parallel=cell.data_parallel,
         weight_dtype=cell.weight_dtype,
         activation_dtype=cell.activation_dtype,
         kv_dtype=cell.kv_dtype,
@@ -112,14 +121,14 @@ def build_row(
         flops_convention=FLOPS_CONVENTION,
         kv_bytes_per_token=kv_bytes,
         peak_kv_bytes=found.peak_kv_tokens * kv_bytes if found and found.peak_kv_tokens is not None else None,
-        peak_memory_bytes=telemetry.peak_memory_bytes if whole else None,
-        memory_method=telemetry.memory_method if whole else None,
-        energy_joules=telemetry.energy_joules if whole else None,
-        energy_reason=telemetry.energy_reason if whole else why_not_whole,
+        peak_memory_bytes=memory,
+        memory_method=None if memory is None else telemetry.memory_method,
+        energy_joules=energy if whole else None,
+        energy_reason=why_no_energy if whole else why_not_whole,
         seconds_valid=valid,
         seconds_reason=invalid,
-        memory_valid=whole,
-        memory_reason=None if whole else why_not_whole,
+        memory_valid=memory is not None,
+        memory_reason=why_no_memory,
         grid_id=found.grid_id if found else None,
         started_unix=started_unix,
         fingerprint_id=context.fingerprint_id,
@@ -129,6 +138,9 @@ def build_row(
         throttled_share=gpu.throttled_share if gpu else None,
         power_capped_share=gpu.power_capped_share if gpu else None,
         drifted_tokens=found.drifted_tokens if found else None,
+        cpu_seconds=window.cpu_seconds if window else None,
+        memory_clock_mhz=gpu.memory_mhz if gpu else None,
+        max_temperature_celsius=gpu.max_temperature_celsius if gpu else None,
         summary_size=parameters.get("summary_size"),
         extensions=parameters.get("extensions"),
         cue_tokens=len(token_ids(parameters["cue"])) if "cue" in parameters else None,

@@ -70,7 +70,7 @@ class Outcome:
 ENGINE_OPTIONS = {
     SIMULATED: {"gpu"},
     VLLM: {"tensor_parallel", "prefix_caching"},
-    OPENAI: {"base_url", "served_model", "devices"},
+    OPENAI: {"base_url", "served_model", "devices", "tensor_parallel", "data_parallel"},
 }
 """What goes with one engine alone."""
 
@@ -101,10 +101,9 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
         merged["state_size"] = merged["context_size"] // 2
     if "traces" not in given and (like is None or "concurrency" in given):
         merged["traces"] = merged["concurrency"]
-    for engine, own in ENGINE_OPTIONS.items():
-        if merged.get("engine") != engine:
-            for name in own - set(given):
-                merged.pop(name, None)  # of the run `like`, which had another engine
+    if base.get("engine") != merged.get("engine"):  # than the run `like`, whose own options say nothing here
+        for name in set().union(*ENGINE_OPTIONS.values()) - set(given):
+            merged.pop(name, None)
     config = RunConfig.from_json(merged)
     check_options(config.modes, given)
     if iterations is None:
@@ -212,6 +211,7 @@ def execute(
     the rest follow it.
     """
     subject = _subject(prepared.config, prepared.source, prepared.planned)
+    prepared.fingerprint["surroundings"]["attention"]["engine"] = subject.attention
     manifest = {
         "config": prepared.config.to_json(),
         "config_hash": config_hash(prepared.config.to_json()),

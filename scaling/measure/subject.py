@@ -27,7 +27,8 @@ class Subject:
     `profile_limits` is what the profile method integrates under: the sequences in flight, and the KV tokens that
     the memory budget stands for, whether or not the engine has allocated them. `train` measures a training phase, from
     a cell and a seed. `beside`: single steps can be timed while requests run, between the steps of a rollout. `devices`
-    run the model together. `served`: which server does, and how it was talked to."""
+    run the model together, in other processes than ours where it is `apart`. `attention`: the kernels that the engine
+    attends by, null where it does not say. `served`: which server runs it, and how it was talked to."""
 
     shape: Shape
     torch_device: str
@@ -37,6 +38,8 @@ class Subject:
     train: Callable[[Cell, int], Measurement]
     beside: bool = True
     devices: int = 1
+    apart: bool = False
+    attention: list[str] | None = None
     served: dict[str, Any] | None = None
 
     def warm_up(self, seed: int) -> None:
@@ -102,4 +105,4 @@ def build_subject(config: RunConfig, source: Source, cells: Sequence[Cell]) -> S
     engine = LocalEngine(model, kv_bytes=min(wanted, budget), max_sequences=config.concurrency, max_length=longest)
     limits = Limits(budget // per_token, config.concurrency, max(config.lengths) + config.prompt_tokens)
     train = partial(measure_phase, Trained(model, engine, device))
-    return Subject(shape, device, engine, engine, limits, train)
+    return Subject(shape, device, engine, engine, limits, train, attention=["torch"])

@@ -107,7 +107,8 @@ class Sweep:
         seed = self.seed + repeat
         started, clock = time.time(), time.perf_counter()
         outcome: Measurement | tuple[Status, str]
-        with Telemetry(self.subject.torch_device) as telemetry:
+        subject = self.subject
+        with Telemetry(subject.torch_device, gpus=subject.devices, apart=subject.apart) as telemetry:
             try:
                 outcome = measure(cell, seed)
             except Exception as error:
@@ -174,7 +175,7 @@ class Visits:
         self.points = profile.points_for(fitting, self.limits)
         self.order = profile.shuffled_visits(self.points, seed)
         self.grid = profile.Grid()
-        self.occupancy = Occupancy(subject.torch_device)
+        self.occupancy = Occupancy(subject.torch_device, subject.devices)
         self.done = self.tokens = 0
         self.seconds = 0.0
 

@@ -11,23 +11,25 @@ from typing import Self
 import psutil
 
 from scaling.errors import first_line
-from scaling.measure.gpu import GpuUse, Watch, examine, gpu_of
+from scaling.measure.gpu import GpuUse, Watches
 from scaling.measure.occupancy import Occupancy
 
 __all__ = ["SAMPLE_SECONDS", "Occupancy", "Telemetry"]
 
 SAMPLE_SECONDS = 0.2  # waking up oftener was seen to slow small two-thread kernels by more than a hundredth
 
+_ALLOCATED = "torch.cuda.max_memory_allocated"
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Telemetry:
-    """`with Telemetry(device) as t: …`, then, after the block:
+    """`with Telemetry(device) as t: …` around what runs on `gpus` GPUs, where `device` is one; then, after the block:
 
     `seconds`, `cpu_seconds`, `seconds_valid` with `seconds_reason`: as `Occupancy` finds them.
     `baseline_memory_bytes`, `peak_memory_bytes` by `memory_method`: this process's resident set (the kernel's
     high-water mark, which the block resets, so blocks must not be nested; samples where there is none), or on CUDA
-    what torch's allocator handed out. `energy_joules` of the GPU, or null with `energy_reason`. `gpu`: all that its
+    what torch's allocator handed out. Where the model is `apart`, in other processes, it is what is in use on the GPUs,
+    by their driver; null without one. `energy_joules` of the GPUs, or null with `energy_reason`. `gpu`: all that their
     driver said, null without one; it may make `seconds_valid` false too. `sampler_cpu_seconds`: what watching cost.
 
     On CUDA the window begins and ends synchronised: what was queued before is not in it, what was queued in it is.
@@ -38,7 +40,7 @@ class Telemetry:
     seconds_valid: bool
     seconds_reason: str | None
     baseline_memory_bytes: int
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     memory_method: str
     energy_joules: float | None
     energy_reason: str | None
@@ -46,12 +48,12 @@ class Telemetry:
     sampler_cpu_seconds: float
 
     _kernel_keeps_peak: bool
-    _watch: Watch | None
-    _uuid: str
+    _seen_bytes: int
+    _watches: Watches | None
     _occupancy: Occupancy
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, *, gpus: int = 1, apart: bool = False) -> None:
+        self.device, self.gpus, self.apart = device, gpus, apart
         self.gpu = None
         self.sampler_cpu_seconds = 0.0
         self._process = psutil.Process()
@@ -67,12 +69,12 @@ class Telemetry:
         else:
             import torch
 
-            self.memory_method = "torch.cuda.max_memory_allocated"
+            self.memory_method = "in use on the GPUs, by their driver" if self.apart else _ALLOCATED
             torch.cuda.reset_peak_memory_stats(self.device)
             self.baseline_memory_bytes = torch.cuda.memory_allocated(self.device)
-            self._watch_gpu()
-        self.peak_memory_bytes = self.baseline_memory_bytes
-        self._occupancy = Occupancy()
+            self._watch_gpus()
+        self._seen_bytes = self.baseline_memory_bytes
+        self._occupancy = Occupancy(self.device, gpus=0)
         self._occupancy.start()
         if self.device == "cpu" and not self._kernel_keeps_peak:
             self._sampler.start()
@@ -93,36 +95,35 @@ class Telemetry:
                 self._done.set()
                 self._sampler.join()
                 seen = self._process.memory_info().rss
-            self.peak_memory_bytes = max(self.peak_memory_bytes, seen)
+            self.peak_memory_bytes = None if self.apart else max(self._seen_bytes, seen)
             self.energy_joules, self.energy_reason = None, "no energy counter on a CPU"
         else:
             import torch
 
-            self.peak_memory_bytes = torch.cuda.max_memory_allocated(self.device)
-            if self._watch is not None:
-                self._judge(self._watch)
+            if self._watches is not None:
+                self._judge(self._watches)
+            told = self.gpu.peak_memory_bytes if self.gpu else None
+            self.peak_memory_bytes = told if self.apart else torch.cuda.max_memory_allocated(self.device)
 
     def _sample(self) -> None:
         while not self._done.wait(SAMPLE_SECONDS):
-            self.peak_memory_bytes = max(self.peak_memory_bytes, self._process.memory_info().rss)
+            self._seen_bytes = max(self._seen_bytes, self._process.memory_info().rss)
         self.sampler_cpu_seconds = time.thread_time()
 
-    def _watch_gpu(self) -> None:
-        self._watch, self.energy_joules = None, None
+    def _watch_gpus(self) -> None:
+        self._watches, self.energy_joules = None, None
         try:
-            self._uuid, source = gpu_of(self.device)
+            self._watches = Watches(self.device, self.gpus)
         except Exception as error:  # NVML's errors are its own; energy is never worth a measurement
             self.energy_reason = f"no energy counter: {first_line(error)}"
-        else:
-            self._watch = Watch(source)
         _synchronise(self.device)
-        if self._watch is not None:
-            self._watch.start()
+        if self._watches is not None:
+            self._watches.start()
 
-    def _judge(self, watch: Watch) -> None:
-        watch.stop()
-        self.gpu = examine(watch.trace, self._uuid)
-        self.sampler_cpu_seconds = watch.cpu_seconds
+    def _judge(self, watches: Watches) -> None:
+        watches.stop()
+        self.gpu = watches.use()
+        self.sampler_cpu_seconds = watches.cpu_seconds
         self.energy_joules, self.energy_reason = self.gpu.energy_joules, self.gpu.energy_reason
         if self.gpu.seconds_reason and self.seconds_valid:
             self.seconds_valid, self.seconds_reason = False, self.gpu.seconds_reason

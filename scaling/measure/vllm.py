@@ -59,7 +59,16 @@ def build_vllm(config: RunConfig, source: Source, cells: Sequence[Cell]) -> Subj
         return measure_phase(trained(), cell, seed)
 
     return Subject(
-        shape, torch_device(), engine, engine, engine.limits(), train, beside=False, devices=config.tensor_parallel
+        shape,
+        torch_device(),
+        engine,
+        engine,
+        engine.limits(),
+        train,
+        beside=False,
+        devices=config.tensor_parallel,
+        apart=engine.apart,
+        attention=engine.attention,
     )
 
 

@@ -99,6 +99,9 @@ class Row:
     throttled_share: float | None = None  # of the window, under a thermal, hardware or power-brake slowdown
     power_capped_share: float | None = None  # of the window, at the power limit
     drifted_tokens: int | None = None  # of a server of text: tokens that came back from it as others
+    cpu_seconds: float | None = None  # of processors, by us and our children, while it was measured
+    memory_clock_mhz: float | None = None  # mean
+    max_temperature_celsius: int | None = None
     # of environments that came later
     summary_size: int | None = None
     extensions: int | None = None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from scaling.errors import UsageError
 from scaling.measure import gpu as module
-from scaling.measure.gpu import GpuUse, Replay, Trace, Watch, examine
+from scaling.measure.gpu import GpuUse, Replay, Trace, Watch, examine, together
 from scaling.measure.nvml import POWER_CAP, Sample
 from scaling.measure.occupancy import Occupancy
 from scaling.measure.telemetry import Telemetry
@@ -188,6 +191,63 @@ class TestTraces:
         assert min(1.0, elapsed) - 0.11 < seen <= elapsed
 
 
+@contextmanager
+def family(script: str) -> Iterator[tuple[int, int]]:
+    """A shell that is our child, and the process that it starts and names; without `wait` it leaves that an orphan."""
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None
+    started = int(shell.stdout.readline())
+    if "wait" not in script:
+        shell.wait()
+    try:
+        yield shell.pid, started
+    finally:
+        psutil.Process(started).kill()
+        shell.wait()
+
+
+class Listing:
+    """A driver that lists these processes."""
+
+    uuid: str | None = UUID
+
+    def __init__(self, *pids: int) -> None:
+        self.pids = pids
+
+    def sample(self) -> Sample:
+        return Sample(time.perf_counter(), pids=self.pids)
+
+
+class TestSeveral:
+    """GPUs that run one model together."""
+
+    def test_they_are_as_one(self) -> None:
+        hot = with_samples(lambda s: replace(s, sm_mhz=1780, temperature_celsius=80, clock_events=POWER_CAP))
+        use = together([examined(trace()), examined(hot)])
+        assert use.energy_joules == pytest.approx(4000)
+        assert use.integrated_joules == pytest.approx(4000)
+        assert use.peak_memory_bytes == 2 * 2**30
+        assert use.sm_mhz == pytest.approx(1880)
+        assert use.max_temperature_celsius == 80
+        assert use.power_capped_share == pytest.approx(1)
+        assert (use.energy_reason, use.seconds_reason) == (None, None)
+
+    def test_one_that_is_spoilt_spoils_them_and_is_named(self) -> None:
+        shared = with_samples(lambda s: replace(s, pids=(US, 99)))
+        use = together([examined(trace()), examined(shared)])
+        assert use.seconds_reason == use.energy_reason == "foreign_process: 99 on the GPU (GPU 1)"
+        assert use.energy_joules is None
+        assert use.integrated_joules == pytest.approx(4000)
+
+    def test_what_one_does_not_tell_is_not_known_of_all(self) -> None:
+        silent = with_samples(lambda s: replace(s, memory_bytes=None))
+        use = together([examined(trace()), examined(silent)])
+        assert use.peak_memory_bytes is None
+
+    def test_one_alone_is_itself(self) -> None:
+        assert together([examined(trace())]) == examined(trace())
+
+
 class TestWatch:
     def test_a_watched_replay_is_the_trace_that_it_plays(self) -> None:
         watch = Watch(Replay(trace(30.0)))
@@ -215,6 +275,24 @@ class TestWatch:
         time.sleep(1.0)
         watch.stop()
         assert len(watch.trace.samples) == 3  # at the start, one by the thread, at the end
+
+    def spoilt_by(self, known: tuple[int, ...], late: int) -> str | None:
+        """Why a window is spoilt in which the driver lists us and `known` first, and then `late` too."""
+        gpu = Listing(os.getpid(), *known)
+        watch = Watch(gpu)
+        watch.take()
+        gpu.pids += (late,)
+        watch.take()
+        return examined(watch.trace).seconds_reason
+
+    def test_all_processes_below_us_are_ours_however_late(self) -> None:
+        """As vLLM's engine and its workers are: a child, and a grandchild that comes when the window is open."""
+        with family("sleep 60 & echo $!; wait") as (child, grandchild):
+            assert self.spoilt_by((child,), grandchild) is None
+
+    def test_a_process_beside_us_on_our_gpu_is_foreign(self) -> None:
+        with family("sleep 60 >/dev/null & echo $!") as (_, orphan):
+            assert self.spoilt_by((), orphan) == f"foreign_process: {orphan} on the GPU"
 
     def test_an_interrupted_recording_still_ends(self) -> None:
         watch = Watch(Replay(trace(0.1)))
@@ -251,6 +329,28 @@ class TestTelemetry:
         assert window.energy_joules is None
         assert window.energy_reason is not None
         assert window.energy_reason.startswith("window_too_short")
+
+    @pytest.mark.usefixtures("cuda")
+    def test_a_model_in_other_processes_on_two_gpus_has_the_memory_of_both(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "Device", lambda *_: Replay(trace(30.0)))
+        with Telemetry("cuda", gpus=2, apart=True) as window:
+            time.sleep(0.15)
+        assert window.peak_memory_bytes == 2 * 2**30
+        assert window.memory_method == "in use on the GPUs, by their driver"
+        assert window.gpu is not None
+        assert window.gpu.sm_mhz == pytest.approx(1980)
+
+    @pytest.mark.usefixtures("cuda")
+    def test_without_a_driver_nobody_knows_their_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def absent(*_: object) -> None:
+            raise OSError("no driver here")
+
+        monkeypatch.setattr(module, "Device", absent)
+        with Telemetry("cuda", gpus=2, apart=True) as window:
+            pass
+        assert window.peak_memory_bytes is None
 
     @pytest.mark.usefixtures("cuda")
     def test_without_a_driver_energy_is_null_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:

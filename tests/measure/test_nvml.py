@@ -139,6 +139,15 @@ def test_a_device_is_found_as_gpu_or_mig_instance(driver: pytest.MonkeyPatch) ->
     assert Device(f"GPU-{UUID}").uuid == f"MIG-{UUID}"
 
 
+def test_the_workers_of_other_gpus_are_not_on_ours(driver: pytest.MonkeyPatch) -> None:
+    """Each worker asks for its own GPU, and the driver lists who is on that one."""
+    workers = {f"GPU-{UUID}": 4242, f"GPU-{UUID[:-1]}2": 4243}
+    driver.setattr(
+        pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda handle: [SimpleNamespace(pid=workers[handle])]
+    )
+    assert [Device(uuid).sample().pids for uuid in workers] == [(4242,), (4243,)]
+
+
 def test_an_unknown_uuid_falls_back_to_the_index_and_keeps_that_ones_uuid(driver: pytest.MonkeyPatch) -> None:
     driver.setattr(pynvml, "nvmlDeviceGetHandleByUUID", refuse)
     device = Device(UUID, 1)

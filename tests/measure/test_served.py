@@ -58,6 +58,17 @@ def test_rows_say_what_the_server_did_and_claim_nothing_that_cannot_be_seen(cli,
     assert manifest["fingerprint"]["software"]["server"]["version"] == "0.0.test"
 
 
+def test_rows_say_how_the_server_was_said_to_use_its_devices(cli, here, completions_server):
+    with completions_server.CompletionsServer() as server:
+        done = ran(cli, server, "--out", "r", "--mode", "longcot", "--tensor-parallel", "2", "--data-parallel", "4")
+    assert done.code == 0, done.err
+    frame = Store.open(here / "r").frame()
+    assert set(frame["tensor_parallel"]) == {2}
+    assert set(frame["data_parallel"]) == {4}
+    assert set(frame["devices"]) == {8}
+    assert (frame["device_seconds_per_trace"] == frame["wall_seconds"] * 8 / 4).all()
+
+
 @pytest.mark.usefixtures("here")
 def test_a_run_on_a_server_is_fitted_and_reported_like_any_other(cli, completions_server):
     with completions_server.CompletionsServer() as server:

@@ -154,7 +154,7 @@ class TestRuns:
             part.unlink()
         outcome = resume(tmp_path / "r")
         assert outcome.failed == 0
-        ours = ["started_unix", "elapsed_seconds"]
+        ours = ["started_unix", "elapsed_seconds", "cpu_seconds"]
         pd.testing.assert_frame_equal(before.drop(columns=ours), outcome.store.frame().drop(columns=ours), rtol=1e-9)
 
     def test_memory_that_holds_no_trace_makes_rows_that_say_so(self, tmp_path):

@@ -127,6 +127,12 @@ def drained(engine: VLLMEngine) -> list[object]:
     return found
 
 
+def test_it_says_where_the_model_is_and_by_what_it_attends(engine: VLLMEngine) -> None:
+    assert not engine.apart
+    assert engine.attention
+    assert all(name.endswith(("ATTN", "INFER")) for name in engine.attention)
+
+
 def test_steps_are_timed_and_leave_nothing_behind(engine: VLLMEngine) -> None:
     short, long = (min(engine.measure([n] * 4, warm_up=2, steps=6) for _ in range(3)) for n in (64, 1900))
     assert 0 < short < long  # attention over thirty times the context

@@ -50,6 +50,7 @@ def test_a_run_has_rows_of_both_environments_and_of_weight_transfer(tmp_path: Pa
     assert (rollouts["preemptions"] == 0).all()
     assert (rollouts["wall_seconds"] > 0).all()
     assert (rows[rows["phase"] == "sync"]["wall_seconds"] > 0).all()
+    assert (rows["cpu_seconds"] > 0).all()
 
 
 def test_a_prefix_cache_is_used_only_when_asked_for_and_is_counted(tmp_path: Path) -> None:
