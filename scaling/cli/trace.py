@@ -11,7 +11,8 @@ import typer
 from scaling.cli.console import FINISHED_WITH_FAILURES, print_json, say, warn
 from scaling.errors import UsageError, unknown
 from scaling.lengths import parse_tokens
-from scaling.text import DEFAULT_RULES, show
+from scaling.tasks import TASKS, load
+from scaling.text import DEFAULT_RULES, RULES, show
 from scaling.thinking import MODES, Delethink, Environment, LongCoT
 
 if TYPE_CHECKING:
@@ -22,13 +23,18 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
+    "scaling trace --model smollm2-135m --task multiplication:digits=1..2 --context-size 64 --iterations 1",
+    "scaling trace --model smollm2-135m --task grid:size=4 --mode delethink --context-size 128",
     "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
 DEFAULT_ITERATIONS = 3
 
 
 def trace(
-    task: Annotated[str, typer.Option(help="A reasoning-gym dataset, e.g. chain_sum or chain_sum:max_terms=2.")],
+    task: Annotated[
+        str,
+        typer.Option(help=f"{', '.join(TASKS)}, or a reasoning-gym dataset; with parameters as in grid:size=6."),
+    ],
     model: Annotated[str, typer.Option(help="A fetched model, or the directory of a checkpoint.")] = "smollm2-135m",
     mode: Annotated[
         list[str] | None, typer.Option(help="Thinking environment: longcot, delethink. Repeatable; both by default.")
@@ -48,8 +54,9 @@ def trace(
     system: Annotated[str | None, typer.Option(help="System prompt. Default: the chat template's own.")] = None,
     instruction: Annotated[str | None, typer.Option(help="Added to every question.")] = None,
     answer: Annotated[
-        str, typer.Option(help="Rules that find the answer, in order: boxed, answer-tag, last-number, last-line.")
-    ] = ",".join(DEFAULT_RULES),
+        str | None,
+        typer.Option(help=f"Rules that find the answer, in order: {', '.join(RULES)}. Default: the task's own."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="What runs the model: local, or openai, a server.")] = "local",
     base_url: Annotated[
         str | None, typer.Option(help="The server of --engine openai, e.g. http://127.0.0.1:8000/v1.")
@@ -75,19 +82,20 @@ def trace(
     from scaling.measure.served import connect, served_source
     from scaling.models import resolve
     from scaling.rollout import Sampling, Trace, rollout
-    from scaling.tasks import load
     from scaling.text import Text
     from scaling.traces import TraceFile, summarise, trace_record
 
     source = resolve(model, weights=True) if base_url is None else served_source(model)
     if source.path is None:
         raise UsageError(f"questions need the tokenizer of {model!r}; give the directory that holds it as --model")
-    text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
+    chosen = [rule.strip() for rule in answer.split(",")] if answer is not None else None
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
     with ExitStack() as stack:
         questions = load(task, seed=seed)
         stack.callback(questions.close)
+        rules = chosen or questions.rules or DEFAULT_RULES
+        text = Text(source.path, system=system, instruction=instruction, rules=rules)
         asked = [problem for problem in questions.problems(problems) for _ in range(samples)]
         queries = [text.query(problem.question) for problem in asked]
         together = min(concurrency, len(queries))
