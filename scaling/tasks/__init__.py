@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scaling.errors import UsageError
+from scaling.tasks import grid, multiplication, published, recall, rows, walk
 from scaling.tasks.base import Problem, Task, Verdict
-from scaling.tasks.grid import grid
-from scaling.tasks.multiplication import multiplication
 from scaling.tasks.parameters import Parameters
-from scaling.tasks.published import PUBLISHED, published
 from scaling.tasks.reasoning_gym import ReasoningGym
-from scaling.tasks.recall import self_recall
-from scaling.tasks.rows import rows
-from scaling.tasks.walk import walk
 
 __all__ = ["TASKS", "Problem", "Task", "Verdict", "load"]
 
 TASKS: dict[str, Callable[[Parameters, int], Task]] = {
-    **dict.fromkeys(PUBLISHED, published),
-    "rows": rows,
-    "walk": walk,
-    "multiplication": multiplication,
-    "grid": grid,
-    "self-recall": self_recall,
+    **dict.fromkeys(published.PUBLISHED, published.make),
+    "rows": rows.make,
+    "walk": walk.make,
+    "multiplication": multiplication.make,
+    "grid": grid.make,
+    "self-recall": recall.make,
 }
 """By name; any other name is a data set of reasoning-gym."""
 

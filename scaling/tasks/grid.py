@@ -106,6 +106,6 @@ def cells(text: str, size: int) -> dict[tuple[int, int], str]:
     return {(r, c): cell for r, row in enumerate(rows) if len(row) <= size for c, cell in enumerate(row)}
 
 
-def grid(parameters: Parameters, seed: int) -> Grid:
+def make(parameters: Parameters, seed: int) -> Grid:
     """`size=6` or the ladder `size=4..9`; `holes`, the share of cells to fill in, as far as the rest forces them."""
     return Grid(parameters.levels("size", "4..9", SMALLEST, LARGEST), seed, parameters.share("holes", 0.3))

@@ -46,6 +46,6 @@ def integer(text: str) -> str | None:
     return sign + (digits.lstrip("0") or "0")
 
 
-def multiplication(parameters: Parameters, seed: int) -> Multiplication:
+def make(parameters: Parameters, seed: int) -> Multiplication:
     """`k=4`, or the ladder `digits=1..8`, which is the default."""
     return Multiplication(parameters.levels("k" if "k" in parameters else "digits", "1..8", 1, MOST_DIGITS), seed)

@@ -38,7 +38,7 @@ PUBLISHED = {
 """Their columns hold more; these are read."""
 
 
-def published(parameters: Parameters, seed: int) -> Rows:
+def make(parameters: Parameters, seed: int) -> Rows:
     """The set that is named; `path`: a file with its columns, where the Hub is not to be asked."""
     name = parameters.name
     chosen = PUBLISHED[name]

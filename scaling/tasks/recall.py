@@ -66,6 +66,6 @@ def _is_code(line: str) -> bool:
     return len(code) == CODE_DIGITS and code.isascii() and code.isdigit()
 
 
-def self_recall(parameters: Parameters, seed: int) -> SelfRecall:
+def make(parameters: Parameters, seed: int) -> SelfRecall:
     """`n=10` or a ladder such as `n=1..20`: sums between the code and its return; `lead`: sums before it."""
     return SelfRecall(parameters.levels("n", "10", 1, MOST), seed, parameters.number("lead", 4, 0, MOST))

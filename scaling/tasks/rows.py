@@ -247,7 +247,7 @@ def _require(module: str, package: str, what_for: str) -> None:
         raise UsageError(f"{package} is needed {what_for}; install the extra: pip install 'thinking-cost[math]'")
 
 
-def rows(parameters: Parameters, _seed: int) -> Rows:
+def make(parameters: Parameters, _seed: int) -> Rows:
     """`path`, any source of `Rows`; `verifier`: exact, math or letter."""
     source, verifier = parameters.text("path"), parameters.text("verifier", "exact")
     if source is None:

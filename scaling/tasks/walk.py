@@ -157,7 +157,7 @@ class Walk:
         return Problem(id, question(key, n, start), answer, meta)
 
 
-def walk(parameters: Parameters, seed: int) -> Walk:
+def make(parameters: Parameters, seed: int) -> Walk:
     """`low` and `high`: fewest and most steps."""
     low, high = (parameters.number(key, steps, 0, LONGEST) for key, steps in (("low", 16), ("high", 32)))
     return Walk(INSTANCES, seed, low, high)

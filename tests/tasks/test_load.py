@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +140,31 @@ def test_a_file_without_any_answer_is_refused(tmp_path: Path) -> None:
     path.write_text('{"question": "1+1?"}\n{"question": "2+2?"}\n')
     with pytest.raises(UsageError, match=r'line 1 has no answer; expected a row such as {"question"'):
         load(f"rows:path={path}")
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+
+
+def test_the_page_lists_every_task_with_a_default_that_is_so() -> None:
+    rows = [line.split("|")[1:3] for line in PAGE.splitlines() if line.startswith("| `") and line.count("|") == 6]
+    listed = {name.strip(" `"): re.findall(r"`(\w+)=([^`]+)`", parameters) for name, parameters in rows}
+    assert list(listed) == list(TASKS)
+    for name in ("walk", "multiplication", "grid", "self-recall"):
+        given = ",".join(f"{key}={value}" for key, value in listed[name] if key != "k")
+        assert load(f"{name}:{given}").parameters() == load(name).parameters()
+
+
+def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)```", PAGE.partition("## ")[0], re.DOTALL | re.MULTILINE)
+    exec(compile(example, "tasks.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[-2:] for line in printed] == [[str(k), "1.0"] for k in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("command", re.findall(r"^scaling trace .*", PAGE, re.MULTILINE))
+def test_the_commands_of_the_page_have_specs_that_load(command: str) -> None:
+    spec = shlex.split(command)[shlex.split(command).index("--task") + 1]
+    if ":path=" in spec:
+        assert spec.partition(":")[0] in TASKS
+    else:
+        load(spec).close()
