@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaling.errors import CheckpointError, unknown
+from scaling.errors import CheckpointError, UsageError, unknown
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
@@ -64,12 +64,27 @@ def last_line(text: str) -> str | None:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
 
 
+def after_hash(text: str) -> str | None:
+    """What follows the only `#`."""
+    return text.partition("#")[2].strip() if text.count("#") == 1 else None
+
+
+def statements(text: str) -> str | None:
+    """Every `<fact>` and `<result>` that is one word, as `fact WORD` or `result WORD`, each on a line, in order."""
+    found = re.findall(r"<(fact|result)>\s*([\w.,+-]{1,64})\s*</\1>", text)
+    return "\n".join(f"{kind} {word}" for kind, word in found) or None
+
+
 RULES: dict[str, Callable[[str], str | None]] = {
     "boxed": boxed,
     "answer-tag": answer_tag,
     "last-number": last_number,
     "last-line": last_line,
+    "after-hash": after_hash,
+    "statements": statements,
 }
+WHOLE_TRACE = ("statements",)
+"""Rules that read what is thought, too, of a model that closes its thinking."""
 
 
 def extract(text: str, rules: Sequence[str] = DEFAULT_RULES) -> Answer | None:
@@ -88,7 +103,8 @@ class TextHandling:
 
     `template_digest`: sha256 of the model's chat template, None where it has none and the question is encoded as it
     is. `system`: the system prompt given, None for the template's own default. `instruction`: what is added to the
-    question. `thinks`: the model closes its thinking with `</think>`, and only what follows that can be an answer.
+    question. `thinks`: the model closes its thinking with `</think>`, and only what follows that can be an answer
+    (rules of the `WHOLE_TRACE` apart).
     """
 
     template_digest: str | None
@@ -101,8 +117,11 @@ class TextHandling:
         return asdict(self) | {"rules": list(self.rules), "think_tags": [THINK_OPEN, THINK_CLOSE]}
 
     def answer(self, text: str) -> Answer | None:
-        """The answer in a trace's whole text; None if there is none, or if it still thinks at its end."""
-        if self.thinks:
+        """The answer in a trace's whole text; None if there is none.
+
+        Nor is there one if it still thinks at its end, unless all its rules are for the `WHOLE_TRACE`.
+        """
+        if self.thinks and not set(self.rules) <= set(WHOLE_TRACE):
             _, closed, text = text.rpartition(THINK_CLOSE)
             if not closed:
                 return None
@@ -133,12 +152,17 @@ class Text:
         self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules))
 
     def query(self, question: str) -> list[int]:
-        """Token ids of a question, up to where the model starts to think."""
+        """Token ids of a question, up to where the model starts to think; raises `UsageError` if it has none for it."""
         handling = self.handling
         content = f"{question}\n\n{handling.instruction}" if handling.instruction else question
         if handling.template_digest is None:
             plain = f"{handling.system}\n\n{content}" if handling.system else content
-            return [int(id) for id in self.tokenizer(plain)["input_ids"]]
+            tokens = [int(id) for id in self.tokenizer(plain)["input_ids"]]
+            if self.tokenizer.eos_token_id in tokens[:-1]:  # what it stands for where characters have no token
+                raise UsageError(
+                    f"the model's tokenizer cannot write {show(question[:40])!r}; ask it what it was made for"
+                )
+            return tokens
         messages = [{"role": "user", "content": content}]
         if handling.system is not None:
             messages.insert(0, {"role": "system", "content": handling.system})

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.errors import CheckpointError, UsageError
-from scaling.text import Answer, Text, TextHandling, answer_tag, boxed, extract, last_line, last_number, show
+from scaling.text import RULES, Answer, Text, TextHandling, answer_tag, boxed, extract, last_line, last_number, show
 
 # answer rules
 
@@ -76,6 +77,27 @@ def test_last_line_is_the_last_that_is_not_blank() -> None:
     assert last_line(" \n") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("1fq,00z#z", "z"), ("1fq,00z#", None), ("1fq,00z", None), ("#z#z", None), ("# 72 ", "72"), ("", None)],
+)
+def test_after_hash_is_what_follows_the_only_one(text: str, answer: str | None) -> None:
+    assert extract(text, ["after-hash"]) == (Answer(answer, "after-hash") if answer else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<result>86</result> and <fact> 12 </fact>, then <result>-1</result>", "result 86\nfact 12\nresult -1"),
+        ("<fact>two words</fact><fact></fact><fact>12<result>3</result>", "result 3"),
+        ("<fact>1\x00</fact>", None),
+        ("nothing", None),
+    ],
+)
+def test_statements_are_facts_and_results_of_one_word_in_their_order(text: str, answer: str | None) -> None:
+    assert extract(text, ["statements"]) == (Answer(answer, "statements") if answer else None)
+
+
 def test_rules_apply_in_their_order_and_the_one_that_found_it_is_named() -> None:
     text = r"\boxed{1} <answer>2</answer> 3"
     assert extract(text) == Answer("1", "boxed")
@@ -91,11 +113,20 @@ def test_an_unknown_rule_names_the_near_ones() -> None:
 
 @pytest.mark.parametrize(
     "hostile",
-    [r"\boxed{" * 100_000, "{" * 300_000, "1,111" * 100_000, "9" * 500_000, "<answer>" * 100_000, "\n" * 500_000],
+    [
+        r"\boxed{" * 100_000,
+        "{" * 300_000,
+        "1,111" * 100_000,
+        "9" * 500_000,
+        "<answer>" * 100_000,
+        "\n" * 500_000,
+        "<fact> " * 100_000,
+    ],
 )
 def test_hostile_text_takes_no_longer_than_its_length_deserves(hostile: str) -> None:
     start = time.process_time()
-    extract(hostile)
+    for rule in RULES:
+        extract(hostile, [rule])
     assert time.process_time() - start < 2
 
 
@@ -112,6 +143,12 @@ THINKER = TextHandling(template_digest=None, system=None, instruction=None, thin
 
 def test_a_thinkers_answer_comes_after_its_thinking() -> None:
     assert THINKER.answer(r"is it \boxed{1}?</think>No: \boxed{2}") == Answer("2", "boxed")
+
+
+def test_statements_are_read_from_its_thoughts_too() -> None:
+    handling = replace(THINKER, rules=("statements",))
+    assert handling.answer("<fact>1</fact></think><fact>2</fact>") == Answer("fact 1\nfact 2", "statements")
+    assert replace(THINKER, rules=("statements", "boxed")).answer("<fact>1</fact>") is None
 
 
 def test_a_thinker_that_still_thinks_has_no_answer() -> None:

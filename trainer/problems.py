@@ -16,7 +16,7 @@ from scaling.models import end_tokens
 from scaling.tasks import Problem, Task, load
 from scaling.tasks.rows import Rows
 from scaling.tasks.walk import Walk
-from scaling.text import Text
+from scaling.text import DEFAULT_RULES, Text
 from scaling.thinking import Environment
 from trainer.recipe import Recipe
 
@@ -151,12 +151,13 @@ def questions_of(recipe: Recipe, model: Path | None) -> Questions:
         return WalkQuestions(Walk(recipe.problems, recipe.seed, int(low), int(high)))
     if model is None:
         raise UsageError(f"task {recipe.task!r} is in words, and model {recipe.model!r} reads none; give a checkpoint")
-    text = Text(model, instruction=recipe.instruction)
     if not rest:
         raise UsageError(f"task {recipe.task!r} names nothing; as in gym:chain_sum or jsonl:problems.jsonl")
     if kind == "gym":
         task: Task = load(rest, seed=recipe.seed)
+        text = Text(model, instruction=recipe.instruction, rules=task.rules or DEFAULT_RULES)
         return TextQuestions(task, task.problems(recipe.problems), text, end_tokens(model))
+    text = Text(model, instruction=recipe.instruction)
     rows = Rows(rest, "math" if kind == "math" else "exact", limit=recipe.problems)
     return TextQuestions(rows, rows.problems(len(rows)), text, end_tokens(model))
 

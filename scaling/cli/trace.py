@@ -35,7 +35,8 @@ from scaling.cli.options import (
 )
 from scaling.cli.trace_view import TracePrinter, show_traces, summary_line
 from scaling.errors import UsageError
-from scaling.text import DEFAULT_RULES
+from scaling.tasks import TASKS, load
+from scaling.text import DEFAULT_RULES, RULES
 from scaling.thinking import Environment
 
 EXAMPLES = (
@@ -43,6 +44,8 @@ EXAMPLES = (
     "scaling trace --model smollm2-135m --task gcd --context-size 128 --state-size 64 --head 16 --out gcd.jsonl",
     "scaling trace --engine vllm --model ./my-checkpoint --task gcd --problems 50 --samples 4 --out gcd.jsonl",
     "scaling trace --show gcd.jsonl --only wrong --limit 3",
+    "scaling trace --model smollm2-135m --task multiplication:digits=1..2 --context-size 64 --iterations 1",
+    "scaling trace --model smollm2-135m --task grid:size=4 --mode delethink --context-size 128",
     "scaling trace --engine openai --base-url http://127.0.0.1:8000/v1 --model ./Qwen3-30B-A3B --task gcd",
 )
 
@@ -50,7 +53,8 @@ EXAMPLES = (
 def trace(
     context: typer.Context,
     task: Annotated[
-        str | None, typer.Option(help="A reasoning-gym dataset, e.g. chain_sum or chain_sum:max_terms=2.")
+        str | None,
+        typer.Option(help=f"{', '.join(TASKS)}, or a reasoning-gym dataset; with parameters as in grid:size=6."),
     ] = None,
     model: Annotated[str, typer.Option(help="A fetched model, or the directory of a checkpoint.")] = "smollm2-135m",
     mode: Modes = None,
@@ -71,8 +75,9 @@ def trace(
     system: Annotated[str | None, typer.Option(help="System prompt. Default: the chat template's own.")] = None,
     instruction: Annotated[str | None, typer.Option(help="Added to every question.")] = None,
     answer: Annotated[
-        str, typer.Option(help="Rules that find the answer, in order: boxed, answer-tag, last-number, last-line.")
-    ] = ",".join(DEFAULT_RULES),
+        str | None,
+        typer.Option(help=f"Rules that find the answer, in order: {', '.join(RULES)}. Default: the task's own."),
+    ] = None,
     engine: EngineName = "local",
     base_url: BaseUrl = None,
     served_model: ServedModel = None,
@@ -114,20 +119,21 @@ def trace(
     from scaling.cues import worded
     from scaling.measure.sampler import EngineChoice, open_engine
     from scaling.rollout import Sampling, Trace, rollout
-    from scaling.tasks import load
     from scaling.text import Text
     from scaling.traces import TraceFile, summarise, trace_record
 
     choice = EngineChoice(engine, dtype, concurrency, tensor_parallel, base_url, served_model, deadline, key_variable)
     source = choice.source(model)
     assert source.path is not None
-    text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
-    environments = [worded(environment, text.encode, cue=cue, stop=stop) for environment in environments]
+    chosen = [rule.strip() for rule in answer.split(",")] if answer is not None else None
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
     with ExitStack() as stack:
         questions = load(task, seed=seed)
         stack.callback(questions.close)
+        rules = chosen or questions.rules or DEFAULT_RULES
+        text = Text(source.path, system=system, instruction=instruction, rules=rules)
+        environments = [worded(environment, text.encode, cue=cue, stop=stop) for environment in environments]
         asked = [problem for problem in questions.problems(problems) for _ in range(samples)]
         queries = [text.query(problem.question) for problem in asked]
         choice = replace(choice, concurrency=min(concurrency, len(queries)))

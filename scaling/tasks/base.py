@@ -8,7 +8,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question with its reference `answer`. `id` is unique within the task; `meta` is the task's own."""
+    """One question with its reference `answer`. `id` is unique within the task; `meta` is the task's own.
+
+    `meta["difficulty"]`, where the task knows one, is a number that rises with how hard the problem is.
+    """
 
     id: str
     question: str
@@ -25,16 +28,23 @@ class Verdict:
 
 
 class Task(Protocol):
-    """Problems and their verifier."""
+    """Problems and their verifier. `rules`: how its answers are found in a text (`scaling.text`), None as usual."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rules(self) -> tuple[str, ...] | None: ...
 
     def parameters(self) -> dict[str, Any]:
         """Everything that decides the problems, for the record."""
         ...
 
     def problems(self, count: int) -> list[Problem]:
-        """The first `count` problems; the same ones for the same parameters, however many are asked for."""
+        """The first `count` problems; the same ones for the same parameters, however many are asked for.
+
+        Raises `UsageError` where there are fewer.
+        """
         ...
 
     def verify(self, problem: Problem, answer: str | None) -> Verdict:

@@ -8,6 +8,7 @@ import types
 import typing
 from typing import Any
 
+from scaling.errors import unknown
 from scaling.tasks.worker import score, serve
 
 
@@ -17,12 +18,15 @@ class _Gym:
     def __init__(self) -> None:
         self.dataset: Any = None
 
-    def setup(self, name: str, seed: int, size: int, parameters: dict[str, str]) -> dict[str, Any]:
+    def setup(self, name: str, seed: int, size: int, parameters: dict[str, str], beside: list[str]) -> dict[str, Any]:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
 
         if name not in DATASETS:
-            return {"usage": "task", "name": name, "known": sorted(DATASETS)}
+            said = str(unknown("task", name, [*beside, *DATASETS]))
+            if "did you mean" in said and beside:
+                said += f" There are {', '.join(beside)}, and {len(DATASETS)} of reasoning-gym"
+            return {"usage": said}
         config = DATASETS[name][1]
         types_of = typing.get_type_hints(config)
         known = [field.name for field in dataclasses.fields(config) if field.name not in ("seed", "size")]

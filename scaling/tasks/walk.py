@@ -16,11 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 from scaling.errors import UsageError
 from scaling.files import appearing
 from scaling.tasks.base import Problem, Verdict
+from scaling.tasks.parameters import Parameters
 
 STATES = "pqrstuvwxyz"
 KEYS = "ABCDEFGH"
 LONGEST = 255
 """Most steps that two hexadecimal digits can count."""
+
+INSTANCES = 10_000
+"""Problems that a walk has unless it is told."""
 
 
 def _cycle(key: str) -> dict[str, str]:
@@ -101,6 +105,7 @@ class Walk:
     """Walks of `low` to `high` steps. Problem i depends on the seed, the range and i alone; there are `instances`."""
 
     name = "walk"
+    rules = ("after-hash",)
     tokenizer = TOKENIZER
 
     def __init__(self, instances: int, seed: int, low: int, high: int) -> None:
@@ -123,8 +128,11 @@ class Walk:
         return [TOKENIZER.bos, *TOKENIZER.encode(problem.question)]
 
     def reward(self, problem: Problem, response_ids: Sequence[int]) -> float:
-        """1 if the trace, all its chunks' response tokens joined, ends in `#answer<eos>` with exactly one `#`."""
-        text = TOKENIZER.decode(response_ids)
+        """1 if the trace, all its chunks' response tokens joined, ends in `#answer<eos>` with exactly one `#`.
+
+        Of a trace that ended itself, `verify` says the same by what the task's rule finds in its text.
+        """
+        text = TOKENIZER.decode([id for id in response_ids if id != TOKENIZER.bos])
         return float(text.endswith(f"#{problem.answer}{TOKENIZER.tokens[TOKENIZER.eos]}") and text.count("#") == 1)
 
     def verify(self, problem: Problem, answer: str | None) -> Verdict:
@@ -144,8 +152,15 @@ class Walk:
         answer = start
         for _ in range(n):
             answer = SUCCESSOR[key][answer]
-        meta = {"n": n, "key": key, "s0": start}
-        return Problem(f"{self.name}-{self.seed}-{index}", question(key, n, start), answer, meta)
+        meta = {"difficulty": n, "n": n, "key": key, "s0": start}
+        id = f"{self.name}-{self.low}-{self.high}-{self.seed}-{index}"
+        return Problem(id, question(key, n, start), answer, meta)
+
+
+def make(parameters: Parameters, seed: int) -> Walk:
+    """`low` and `high`: fewest and most steps."""
+    low, high = (parameters.number(key, steps, 0, LONGEST) for key, steps in (("low", 16), ("high", 32)))
+    return Walk(INSTANCES, seed, low, high)
 
 
 def question(key: str, n: int, start: str) -> str:

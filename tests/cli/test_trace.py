@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from scaling.tasks import TASKS
 from scaling.traces import read_traces
 
 pytest.importorskip("reasoning_gym", reason="the extra [tasks] is not installed")
@@ -73,6 +75,42 @@ def test_samples_of_a_problem_differ(cli: Cli, chat_model: Path) -> None:
     traces = json.loads(ran.out)["traces"]
     assert sorted(trace["sample"] for trace in traces) == [0, 1, 2]
     assert len({tuple(trace["chunks"][0]["response"]) for trace in traces}) == 3
+
+
+def test_a_walk_checkpoint_is_asked_like_any_model_and_judged_as_in_training(
+    cli: Cli, taught: Path, tmp_path: Path
+) -> None:
+    from scaling.tasks.walk import Walk
+
+    checkpoint = tmp_path / "taught"
+    shutil.copytree(taught, checkpoint)
+    Walk.tokenizer.save(checkpoint)
+    sizes = ("--context-size", "8", "--state-size", "4", "--head", "0", "--iterations", "5", "--temperature", "1")
+    asked = ("--task", "walk:low=0,high=2", "--seed", "3", "--problems", "30")
+    ran = cli("trace", "--model", checkpoint, "--mode", "delethink", *asked, *sizes, "--json")
+    assert ran.code == 0, ran.err
+    traces = json.loads(ran.out)["traces"]
+    assert {trace["text"]["rules"][0] for trace in traces} == {"after-hash"}
+    walk = Walk(30, 3, 0, 2)
+    problems = {problem.id: problem for problem in walk.problems(30)}
+    ended = [trace for trace in traces if trace["chunks"][-1]["finish"] == "stop"]
+    for trace in ended:
+        response = [id for chunk in trace["chunks"] for id in chunk["response"]]
+        assert trace["score"] == walk.reward(problems[trace["problem"]["id"]], response)
+    assert 0 < sum(trace["score"] for trace in ended) < 30
+
+
+def test_a_square_is_found_between_its_tags_and_other_rules_may_be_given(cli: Cli, chat_model: Path) -> None:
+    grid = ("--model", chat_model, "--task", "grid:size=4", "--problems", "1", "--mode", "longcot", "--json")
+    for given, rules in (((), ["answer-tag", "boxed"]), (("--answer", "last-line"), ["last-line"])):
+        ran = cli("trace", *grid, "--thinking-tokens", "8", *given)
+        assert json.loads(ran.out)["traces"][0]["text"]["rules"] == rules
+
+
+def test_the_help_lists_the_tasks(cli: Cli) -> None:
+    said = " ".join(cli("trace", "--help").out.replace("│", " ").split())
+    for name in TASKS:
+        assert name in said
 
 
 def test_a_thinking_budget_sets_the_chunks(cli: Cli, chat_model: Path) -> None:

@@ -124,6 +124,23 @@ def test_close_leaves_no_process() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "difficulty"),
+    [
+        ("chain_sum", None),  # two numbers: of terms, and of digits
+        ("list_functions", None),  # tells none
+        ("gsm_symbolic", 1.0),
+        ("spell_backward:min_word_len=5,max_word_len=5", None),  # a range
+        ("dice", None),
+        ("bf", 1),
+    ],
+)
+def test_a_difficulty_that_is_one_number_is_the_problems(spec: str, difficulty: float | None) -> None:
+    task = load(spec)
+    assert task.problems(1)[0].meta.get("difficulty") == difficulty
+    task.close()
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("chain_sums", "unknown task 'chain_sums'; did you mean chain_sum"),

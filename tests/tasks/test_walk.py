@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from scaling.decoder import Decoder
 from scaling.errors import UsageError
 from scaling.predict.shape import Shape
-from scaling.tasks import Problem, Task
+from scaling.tasks import Problem, Task, load
 from scaling.tasks.walk import CONFIG, KEYS, STATES, SUCCESSOR, Walk, WalkTokenizer, demonstrations, thought
 from scaling.text import Text
 
@@ -112,7 +114,7 @@ def test_a_foreign_character_is_named() -> None:
 
 def test_the_saved_tokenizer_is_the_same_to_the_rest_of_the_project(walk: Walk, tmp_path: Path) -> None:
     walk.tokenizer.save(tmp_path)
-    text = Text(tmp_path, rules=["last-line"])
+    text = Text(tmp_path, rules=walk.rules)
     assert len(text.tokenizer) == tokenizer.vocabulary
     assert (text.tokenizer.bos_token_id, text.tokenizer.eos_token_id) == (tokenizer.bos, tokenizer.eos)
     for problem in walk.problems(5):
@@ -121,6 +123,66 @@ def test_the_saved_tokenizer_is_the_same_to_the_rest_of_the_project(walk: Walk, 
         answer = text.answer([written(problem)])
         assert answer is not None
         assert walk.score(problem, answer.text) == 1.0
+
+
+def test_a_walk_by_its_spec_is_the_trainers() -> None:
+    task = load("walk:low=3,high=9", seed=4)
+    assert task.problems(20) == Walk(20, 4, 3, 9).problems(20)
+    assert [p.meta["difficulty"] for p in task.problems(20)] == [int(p.question[1:3], 16) for p in task.problems(20)]
+    assert task.problems(1)[0].id != load("walk:low=3,high=8", seed=4).problems(1)[0].id
+    task.close()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Text:
+    """The tokenizer as a checkpoint holds it, under the task's own rule."""
+    tokenizer.save(path := tmp_path_factory.mktemp("walk"))
+    return Text(path, rules=Walk.rules)
+
+
+def ended(problem: Problem) -> Iterator[list[int]]:
+    """Traces that the model ended: right, all but right, and any tokens at all."""
+    right = written(problem)
+    chance = random.Random(problem.id)
+    hash, comma = tokenizer.encode("#,")
+    yield right
+    yield [*right[:-2], tokenizer.bos, *right[-2:]]
+    yield [tokenizer.bos, *right]
+    yield right[-2:]
+    yield right[-1:]
+    for _ in range(200):
+        ids = list(right[:-1])
+        for _ in range(chance.randint(0, 2)):
+            ids[chance.randrange(len(ids)) if chance.random() < 0.5 else -chance.randint(1, 3)] = chance.choice(
+                [hash, comma, tokenizer.bos, chance.randrange(2, tokenizer.vocabulary)]
+            )
+        yield [*ids, tokenizer.eos]
+
+
+def test_the_verdict_on_a_checkpoints_text_is_the_trainers_reward(walk: Walk, words: Text) -> None:
+    rewards = []
+    for problem in walk.problems(20):
+        for ids in ended(problem):
+            cut = len(ids) // 2
+            answer = words.answer([ids[:cut], ids[cut:]])  # of two chunks
+            verdict = walk.verify(problem, answer.text if answer else None)
+            assert verdict.score == walk.reward(problem, ids), tokenizer.decode(ids)
+            rewards.append(verdict.score)
+    assert 0.1 < sum(rewards) / len(rewards) < 0.9
+
+
+def test_a_trace_cut_before_its_answer_has_none(walk: Walk, words: Text) -> None:
+    (problem,) = walk.problems(1)
+    right = written(problem)
+    for length in range(len(right) - 2):
+        answer = words.answer([right[:length]])
+        assert answer is None
+        assert walk.reward(problem, right[:length]) == 0.0
+
+
+def test_a_question_in_words_is_refused_not_read_as_something_else(words: Text) -> None:
+    with pytest.raises(UsageError, match="tokenizer cannot write 'What is 2 \\+ 3"):
+        words.query("What is 2 + 3?")
 
 
 def test_the_model_has_a_word_for_each_token_and_about_100k_parameters() -> None:
