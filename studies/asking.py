@@ -22,7 +22,7 @@ from scaling.measure import sampler
 from scaling.measure.cells import OPENAI
 from scaling.measure.fingerprint import fingerprint, fingerprint_id
 from scaling.measure.sampler import DTYPES, EngineChoice
-from scaling.measure.subject import has_gpu
+from scaling.measure.subject import device_kind, has_gpu
 from scaling.models import Source
 from scaling.results import Store
 from scaling.rollout import Sampling, Trace, rollout
@@ -30,7 +30,7 @@ from scaling.tasks import Problem, Task
 from scaling.text import Text
 from scaling.thinking import Environment, LongCoT
 from scaling.traces import TraceFile, trace_record
-from studies.arm_costs import Tally, Watched, cost_row
+from studies.arm_costs import ELSEWHERE, OTHERWISE, RESUMED, Tally, Watched, cost_row
 from studies.trace_frame import TRACES, frame, records
 from studies.trimming import scores
 
@@ -222,10 +222,12 @@ def begin(out: Path | str, study: Study, *, device: str | None = None, **remembe
     `StoreError` if the directory is taken or cannot be written.
     """
     here = fingerprint()
+    device = device or _device(study, here)
     manifest = {
         **remembered,
         **study.record(),
-        "device": device or _device(study, here),
+        "device": device,
+        "device_kind": device if study.engine.name == OPENAI else device_kind(),
         "model": study.arms[0].source.record(),
         "fingerprint": here,
         "fingerprint_id": fingerprint_id(here),
@@ -271,7 +273,7 @@ def ask(
     full; whatever the engine raises.
     """
     check_same(store, study)
-    asked = study.asked
+    asked, unlike = study.asked, _unlike(store, study)
     if open_engine is None:
         choice = replace(study.engine, concurrency=min(study.engine.concurrency, len(asked)))
         open_engine = partial(sampler.open_engine, choice, remark=remark)
@@ -283,16 +285,24 @@ def ask(
             for arm in arms:
                 asking = _Asking(store, study, arm, len(outcomes), len(asked), observe)
                 lacking = [one for one in asked if one.key not in asking.tally.keys]
-                watched = None
+                watched: Watched | str = RESUMED
                 if lacking:
                     if engine is None:
                         engine = stack.enter_context(closing(_opened(open_engine, arms, asked)))
-                    watched = asking.sample(engine, lacking)
+                    window = asking.sample(engine, lacking)
+                    watched = unlike or (window if len(lacking) == len(asked) else RESUMED)
                 store.append(
                     cost_row(store.manifest, arm.environment, arm.source, study.sampling.seed, asking.tally, watched)
                 )
                 outcomes.append(asking.outcome())
     return outcomes
+
+
+def _unlike(store: Store, study: Study) -> str | None:
+    """Why what is sampled now does not cost what it would have when the run began, None where it does."""
+    if fingerprint_id(fingerprint()) != store.manifest["fingerprint_id"]:
+        return ELSEWHERE
+    return OTHERWISE if study.engine.concurrency != store.manifest["engine"]["concurrency"] else None
 
 
 def _opened(open_engine: OpenEngine, arms: Sequence[Arm], asked: Sequence[Asked]) -> Engine:
@@ -316,9 +326,8 @@ class _Asking:
             self.tally.add(record)
         self._tell(None)
 
-    def sample(self, engine: Engine, asked: Sequence[Asked]) -> Watched | None:
-        """Samples what is `asked`; what that took, None where others of its traces were sampled before."""
-        resumed = bool(self.tally.keys)
+    def sample(self, engine: Engine, asked: Sequence[Asked]) -> Watched:
+        """Samples what is `asked`, and returns what that took."""
         queries = _queries(self.arm, asked)
         by_number = {one.number: one for one in asked}
         writing: deque[Future[None]] = deque()
@@ -346,7 +355,7 @@ class _Asking:
             for future in writing:
                 future.result()
         watched.cached = sum(trace.cached for trace in traces)
-        return None if resumed else watched
+        return watched
 
     def outcome(self) -> Outcome:
         tally = self.tally

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,51 @@ def test_progress_counts_up_to_every_trace_of_every_arm(walker: Path, tmp_path: 
     assert [p.record is None for p in seen].count(True) == 2
 
 
+class Patient:
+    """The walk, whose verifier waits for a sign."""
+
+    def __init__(self, walk: Any) -> None:
+        self._walk, self.sign = walk, threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._walk, name)
+
+    def verify(self, problem: Problem, answer: str | None) -> Any:
+        assert self.sign.wait(60), "the engine waits for the verifier"
+        return self._walk.verify(problem, answer)
+
+
+class Signalling:
+    """An engine that gives the sign once it has finished every request that it can be asked."""
+
+    def __init__(self, engine: Any, sign: threading.Event, requests: int) -> None:
+        self._engine, self._sign, self._left = engine, sign, requests
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def step(self) -> list[Any]:
+        done = self._engine.step()
+        self._left -= len(done)
+        if self._left <= 0:
+            self._sign.set()
+        return done
+
+
+def test_the_engine_does_not_wait_for_verdicts(walker: Path, tmp_path: Path) -> None:
+    walk = asked.Walk(4, 0, 0, 2)
+    patient = Patient(walk)
+    study = walkers(walker, questions=(Questions("walk", patient, walk.problems(4)),))
+    study = replace(study, arms=study.arms[:1])
+    warm_up = 1
+    outcomes = ask(
+        begin(tmp_path / "run", study),
+        study,
+        open_engine=lambda *given: Signalling(open_engine(study.engine, *given), patient.sign, warm_up + 8),
+    )
+    assert [outcome.traces for outcome in outcomes] == [8]
+
+
 # Interruptions
 
 
@@ -185,6 +231,18 @@ def test_an_interrupted_study_goes_on_to_the_same_traces(walker: Path, tmp_path:
     assert rows.loc["longcot", "seconds_reason"] == "resumed: its traces were not sampled in one go"
     assert rows.loc["longcot", ["wall_seconds", "device_seconds_per_trace"]].isna().all()
     assert rows.loc["delethink", "device_seconds_per_trace"] > 0
+
+
+def test_an_arm_that_was_not_sampled_as_the_run_began_has_no_seconds(walker: Path, tmp_path: Path) -> None:
+    study = walkers(walker)
+    slower = replace(study, engine=replace(study.engine, concurrency=1))
+    store = begin(tmp_path / "run", study)
+    ask(store, slower)
+    ask(store, study)
+    rows = store.frame()
+    assert list(rows["seconds_reason"]) == ["sampled with another concurrency than its run began with"] * 2
+    assert rows["wall_seconds"].isna().all()
+    assert (rows["flops"] > 0).all()
 
 
 def test_a_line_that_a_kill_tore_is_asked_again(walker: Path, whole: Store, tmp_path: Path) -> None:
