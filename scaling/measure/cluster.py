@@ -37,7 +37,7 @@ def launch_ray(
     except ImportError:
         raise UsageError("--launcher ray needs Ray; pip install 'thinking-cost[ray]'") from None
     out = out.resolve()
-    effective = config or RunConfig.from_json(Store.open(out).manifest["config"])
+    effective = config or RunConfig.of(Store.open(out))
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -52,7 +52,7 @@ def launch(
         return join(config, out, shard, observe=observe, announce=announce, command=command)
     if config is not None and (out / MANIFEST).exists():
         raise StoreError(f"there is a run at {out} already; give a new directory, or go on with it by --resume")
-    effective = config or RunConfig.from_json(Store.open(out).manifest["config"])
+    effective = config or RunConfig.of(Store.open(out))
     if effective.engine in ("local", VLLM):
         if launcher == "ray":
             return launch_ray(config, out, observe=observe, announce=announce, command=command)

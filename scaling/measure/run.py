@@ -83,7 +83,7 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
     laptop sees many chunks; the state is half the context.
     """
     if like is not None:
-        base = dict(Store.open(like).manifest["config"])
+        base = RunConfig.of(Store.open(like)).to_json()
     else:
         if given.get("engine") == OPENAI and "model" not in given:
             raise UsageError("which model does the server run? give --model: a built-in name, or its directory here")
@@ -241,7 +241,7 @@ def resume(out: Path, *, part: Part = whole, observe: Callable[[Progress], None]
     one run must be comparable.
     """
     store = Store.open(out)
-    config = RunConfig.from_json(store.manifest["config"])
+    config = RunConfig.of(store)
     planned = planned_cells(store)
     _, source = located(config)
     _check_comparable(store, _fingerprint(config), source)
@@ -273,7 +273,7 @@ def outcome(store: Store, part: list[PlannedCell], died: Sequence[str] = ()) -> 
 
 def check_same(store: Store, config: RunConfig) -> None:
     """Raises `StoreError`, naming a difference, unless the run in `store` measures what `config` says."""
-    there = RunConfig.from_json(store.manifest["config"])
+    there = RunConfig.of(store)
     for name, here in asdict(config).items():
         if (other := getattr(there, name)) != here:
             raise StoreError(
