@@ -31,7 +31,7 @@ from scaling.text import Text
 from scaling.thinking import Environment, LongCoT
 from scaling.traces import TraceFile, trace_record
 from studies.arm_costs import ELSEWHERE, OTHERWISE, RESUMED, Tally, Watched, cost_row
-from studies.trace_frame import TRACES, frame, records
+from studies.trace_frame import TRACES, file_of, frame, records
 from studies.trimming import scores
 
 __all__ = ["Arm", "Outcome", "Progress", "Questions", "Study", "ask", "begin", "frame", "records"]
@@ -266,7 +266,7 @@ def ask(
     A trace is judged and written as it ends, beside the engine, which does not wait for that. Whatever stops the
     work (an interrupt, a kill, a full disk), the traces that are written stay, and asking again goes on with the
     rest; they are the traces that it would have sampled anyway. An arm that is done leaves a row of what it cost.
-    One engine samples consecutive arms of one model, if any of them lacks a trace: the study's, or what `open_engine`
+    One engine samples all arms of one model, if any of them lacks a trace: the study's, or what `open_engine`
     opens, which is closed here. `observe` is called in another thread; `remark` gets what the user should know.
 
     Raises `StoreError` if the run is another study's, is damaged, is being written by another process, or the disk is
@@ -277,9 +277,8 @@ def ask(
     if open_engine is None:
         choice = replace(study.engine, concurrency=min(study.engine.concurrency, len(asked)))
         open_engine = partial(sampler.open_engine, choice, remark=remark)
-    outcomes: list[Outcome] = []
-    for _, group in itertools.groupby(study.arms, lambda arm: (arm.source.name, arm.source.digest, arm.source.path)):
-        arms = list(group)
+    outcomes: dict[str, Outcome] = {}
+    for arms in _by_model(study.arms):
         with ExitStack() as stack:
             engine: Engine | None = None
             for arm in arms:
@@ -291,11 +290,17 @@ def ask(
                         engine = stack.enter_context(closing(_opened(open_engine, arms, asked)))
                     window = asking.sample(engine, lacking)
                     watched = unlike or (window if len(lacking) == len(asked) else RESUMED)
-                store.append(
-                    cost_row(store.manifest, arm.environment, arm.source, study.sampling.seed, asking.tally, watched)
-                )
-                outcomes.append(asking.outcome())
-    return outcomes
+                seed = study.sampling.seed
+                store.append(cost_row(store.manifest, arm.environment, arm.source, seed, asking.tally, watched))
+                outcomes[arm.label] = asking.outcome()
+    return [outcomes[arm.label] for arm in study.arms]
+
+
+def _by_model(arms: Sequence[Arm]) -> list[list[Arm]]:
+    groups: dict[tuple[str, str | None, Path | None], list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault((arm.source.name, arm.source.digest, arm.source.path), []).append(arm)
+    return list(groups.values())
 
 
 def _unlike(store: Store, study: Study) -> str | None:
@@ -317,10 +322,11 @@ class _Asking:
     """One arm while it is asked."""
 
     def __init__(
-        self, store: Store, study: Study, arm: Arm, place: int, total: int, observe: Callable[[Progress], None]
+        self, store: Store, study: Study, arm: Arm, before: int, total: int, observe: Callable[[Progress], None]
     ) -> None:
-        self.study, self.arm, self.place, self.total, self._observe = study, arm, place, total, observe
-        self.path = store.path / store.manifest["arms"][place]["file"]
+        """`before`: arms that were asked before. `total`: traces that are wanted of this one."""
+        self.study, self.arm, self.before, self.total, self._observe = study, arm, before, total, observe
+        self.path = file_of(store, arm.label)
         self.tally = Tally()
         for record in records(store, arm.label):
             self.tally.add(record)
@@ -394,7 +400,7 @@ class _Asking:
     def _tell(self, record: dict[str, Any] | None) -> None:
         tally, arms = self.tally, len(self.study.arms)
         self._observe(
-            Progress(self.arm.label, self.place, arms, len(tally.keys), self.total, tally.right, tally.failed, record)
+            Progress(self.arm.label, self.before, arms, len(tally.keys), self.total, tally.right, tally.failed, record)
         )
 
 

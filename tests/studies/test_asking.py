@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from typing import Any
 import pytest
 
 from scaling.errors import StoreError, UsageError
-from scaling.measure.sampler import open_engine
+from scaling.measure.sampler import EngineChoice, open_engine
+from scaling.models import resolve
 from scaling.results import Store
 from scaling.rollout import Sampling
 from scaling.tasks import Problem
@@ -134,13 +136,18 @@ def test_a_study_that_is_done_samples_nothing_and_needs_no_engine(whole: Store, 
 def test_one_engine_serves_all_arms_of_a_model(walker: Path, tmp_path: Path) -> None:
     opened = []
     study = walkers(walker)
+    other = Path(shutil.copytree(walker, tmp_path / "other"))
+    longcot, delethink = study.arms
+    between = replace(longcot, label="other", source=resolve(str(other), weights=True))
+    study = replace(study, arms=[longcot, between, delethink])
 
     def once(source: Any, environments: Any, query: int) -> Any:
-        opened.append([environment.name for environment in environments])
+        opened.append((source.name, [environment.name for environment in environments]))
         return open_engine(study.engine, source, environments, query)
 
-    ask(begin(tmp_path / "run", study), study, open_engine=once)
-    assert opened == [["longcot", "delethink"]]
+    outcomes = ask(begin(tmp_path / "run", study), study, open_engine=once)
+    assert opened == [("walker", ["longcot", "delethink"]), ("other", ["longcot"])]
+    assert [outcome.arm for outcome in outcomes] == ["longcot", "other", "delethink C=8 m=4"]
 
 
 def test_progress_counts_up_to_every_trace_of_every_arm(walker: Path, tmp_path: Path) -> None:
@@ -405,6 +412,25 @@ def test_an_arm_whose_every_trace_failed_is_said_so(walker: Path, tmp_path: Path
     assert set(rows["reason"]) == {"all 8 traces failed: no such model"}
 
 
+def test_a_server_is_asked_like_any_engine_and_its_row_says_what_was_not_seen(
+    chat_model: Path, tmp_path: Path, completions_server: Any
+) -> None:
+    pytest.importorskip("httpx", reason="the extra [openai] is not installed")
+    describes = Path(shutil.copytree(chat_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+    with completions_server.CompletionsServer() as server:
+        engine = EngineChoice("openai", concurrency=3, base_url=server.url)
+        study = walkers(chat_model, engine=engine, devices=2)
+        arms = [replace(arm, source=engine.source(str(describes))) for arm in study.arms]
+        study = replace(study, arms=arms)
+        store = begin(tmp_path / "run", study)
+        outcomes = ask(store, study)
+    assert [(outcome.traces, outcome.failed) for outcome in outcomes] == [(8, 0), (8, 0)]
+    for _, row in store.frame().iterrows():
+        assert (row["engine"], row["device"], row["devices"]) == ("openai", "server on 2 devices", 2)
+        assert row["device_seconds_per_trace"] == pytest.approx(2 * row["wall_seconds"] / 8)
+        assert row["memory_reason"] == row["energy_reason"] == "served: not seen from here"
+
+
 class Parrot:
     """A task whose answers are whatever hostile text is, and whose verifier takes it."""
 
@@ -424,7 +450,6 @@ class Parrot:
 
 
 def test_hostile_text_is_kept_as_it_is(chat_model: Path, tmp_path: Path) -> None:
-    from scaling.models import resolve
     from scaling.text import Text
 
     hostile = Parrot.hostile
