@@ -29,14 +29,15 @@ class Tally:
     """What is counted of an arm's traces as they are written or read back; texts and tokens are not kept.
 
     `keys`: (task label, problem id, sample) of each. `sizes`: tokens of its query and of its responses. `reason`: why
-    the first of the failed ones failed.
+    the first of the failed ones failed; `unjudged_reason`: why the verifier gave up on the first that it gave up on.
     """
 
     def __init__(self) -> None:
         self.keys: set[tuple[str, str, int]] = set()
         self.sizes: list[tuple[int, list[int]]] = []
-        self.right = self.failed = 0
+        self.right = self.failed = self.unjudged = 0
         self.reason: str | None = None
+        self.unjudged_reason: str | None = None
 
     def add(self, record: Mapping[str, Any]) -> None:
         self.keys.add((record["task_label"], record["problem"]["id"], record["sample"]))
@@ -45,6 +46,9 @@ class Tally:
         if record["error"] is not None:
             self.failed += 1
             self.reason = self.reason or record["error"]
+        if record["verdict_error"] is not None:
+            self.unjudged += 1
+            self.unjudged_reason = self.unjudged_reason or record["verdict_error"]
 
 
 class Watched:

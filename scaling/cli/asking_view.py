@@ -49,10 +49,10 @@ class AskingView:
             self._tell(progress)
 
     def done(self, outcomes: list[Outcome]) -> bool:
-        """Warns of failed traces; whether there were any."""
+        """Warns of what did not go well; whether any traces failed."""
         for outcome in outcomes:
-            if outcome.remark is not None:
-                warn(outcome.remark)
+            for remark in outcome.remarks:
+                warn(remark)
         return any(outcome.failed for outcome in outcomes)
 
     def _draw(self, progress: Progress) -> None:

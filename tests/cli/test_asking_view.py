@@ -60,9 +60,10 @@ def test_an_interrupt_says_where_the_traces_are_and_how_to_go_on(
 def test_an_arm_that_failed_is_a_warning(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with AskingView(store, COMMAND) as view:
         assert view.done([Outcome("a", 4, 2, 0, None), Outcome("b\x1b[2J", 4, 0, 4, "no such\nmodel")])
-        assert not view.done([Outcome("a", 4, 2, 0, None)])
-    (line,) = lines(capsys)
-    assert r"every trace of 'b\x1b[2J' failed: no such\nmodel; it has no accuracy" in line
+        assert not view.done([Outcome("c", 4, 2, 0, None, 1, "took more than 5 s")])
+    first, second = lines(capsys)
+    assert r"every trace of 'b\x1b[2J' failed: no such\nmodel; it has no accuracy" in first
+    assert "1 of 4 traces of 'c' were not judged and count as wrong; the first: took more than 5 s" in second
 
 
 def test_an_arm_without_verdicts_has_no_share(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
