@@ -149,6 +149,7 @@ class _Asking:
     ) -> None:
         """`before`: arms that were asked before. `total`: traces that are wanted of this one."""
         self.study, self.arm, self.before, self.total, self._observe = study, arm, before, total, observe
+        self.texts = {q.label: arm.text if q.rules is None else arm.text.ruled(q.rules) for q in study.questions}
         self.path = file_of(store, arm.label)
         self.tally = Tally()
         for record in records(store, arm.label):
@@ -192,7 +193,7 @@ class _Asking:
         return Outcome(self.arm.label, len(tally.keys), tally.right, tally.failed, tally.reason, *judged)
 
     def _write(self, file: TraceFile, trace: Trace, asked: Asked) -> None:
-        arm, questions = self.arm, asked.questions
+        arm, questions, text = self.arm, asked.questions, self.texts[asked.questions.label]
         record = trace_record(
             trace,
             asked.problem,
@@ -200,15 +201,14 @@ class _Asking:
             source=arm.source,
             environment=arm.environment,
             sampling=self.study.sampling,
-            text=arm.text,
+            text=text,
             task=questions.task,
         )
         earned: dict[int, float] = {}
         if trace.error is None:
             known = {record["answer"]: record["score"]}
-            earned = scores(
-                trace.chunks, asked.problem, self.study.budgets, text=arm.text, task=questions.task, known=known
-            )
+            budgets = self.study.budgets
+            earned = scores(trace.chunks, asked.problem, budgets, text=text, task=questions.task, known=known)
         record |= {
             "arm": arm.label,
             "trained": arm.trained,

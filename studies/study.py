@@ -43,11 +43,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Problems of one task. `label` names the task in the study: two may differ in their parameters alone."""
+    """Problems of one task. `label` names the task in the study: two may differ in their parameters alone.
+
+    `rules`: how answers to them are found in a text, None as every arm's `text` does.
+    """
 
     label: str
     task: Task
     problems: Sequence[Problem]
+    rules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -59,7 +63,8 @@ class Questions:
     def record(self) -> dict[str, Any]:
         texts = json.dumps([(problem.id, problem.question, problem.answer) for problem in self.problems])
         digest = sha256(texts.encode()).hexdigest()
-        return {**self.task.parameters(), "label": self.label, "asked": len(self.problems), "asked_digest": digest}
+        told = {"label": self.label, "asked": len(self.problems), "asked_digest": digest, "rules": self.rules}
+        return {**self.task.parameters(), **told}
 
 
 class Asked(NamedTuple):

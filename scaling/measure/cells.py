@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from scaling.errors import StoreError, UsageError, unknown
-from scaling.results import Method, Phase, Store
+from scaling.errors import UsageError, unknown
+from scaling.results import Method, Phase
 from scaling.thinking import MODES, Carryover, Delethink, Environment, LongCoT, Segment, for_budget
 
 SIMULATED = "simulated"
@@ -136,13 +136,6 @@ class RunConfig:
         known = {f.name for f in fields(cls)}
         kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
         return cls(**kept)
-
-    @classmethod
-    def of(cls, store: Store) -> RunConfig:
-        """That of a run of measurements; raises `StoreError` for a run of another kind."""
-        if not {"config", "cells"} <= store.manifest.keys():
-            raise StoreError(f"{store.path} holds no run of measurements; expected one that `scaling run` made")
-        return cls.from_json(store.manifest["config"])
 
 
 _ADDED = {"tensor_parallel": 1, "prefix_caching": False}

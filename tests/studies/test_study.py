@@ -14,7 +14,7 @@ from scaling.results import Store
 from scaling.rollout import Sampling
 from scaling.tasks.walk import Walk
 from scaling.thinking import LongCoT
-from studies.asking import ask, frame
+from studies.asking import ask, frame, records
 from studies.study import Questions
 
 Make = Callable[..., Any]
@@ -85,6 +85,20 @@ def test_arms_of_one_name_are_refused(walkers: Make) -> None:
     study = walkers()
     with pytest.raises(UsageError, match="2 arms are called 'longcot'"):
         replace(study, arms=[study.arms[0], study.arms[0]])
+
+
+def test_a_task_may_have_answers_found_by_rules_of_its_own(asked: Any, walkers: Make, tmp_path: Path) -> None:
+    walk = Walk(4, 0, 0, 2)
+    questions = (
+        Questions("whole", walk, walk.problems(4)),
+        Questions("number", walk, walk.problems(4), rules=("last-number",)),
+    )
+    store = asked.asked_whole(tmp_path / "run", walkers(questions=questions))
+    found = frame(store)
+    assert found[found["task"] == "number"]["answer"].dropna().str.fullmatch(r"\d+").all()
+    assert found[found["task"] == "whole"]["answer"].str.contains("#").any()
+    rules = {record["task_label"]: record["text"]["rules"] for record in records(store, "longcot")}
+    assert rules == {"whole": ["last-line"], "number": ["last-number"]}
 
 
 def test_tasks_may_have_equal_ids_if_their_names_differ(asked: Any, walkers: Make, tmp_path: Path) -> None:
