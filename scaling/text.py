@@ -7,7 +7,8 @@ import re
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,6 +183,15 @@ class Text:
         return self.handling.answer(
             self.decode([t for response in responses for t in response if t not in self._marks])
         )
+
+    def ruled(self, rules: Sequence[str]) -> Text:
+        """The same words and tokens, but answers are found by these `rules`; raises `UsageError` for an unknown one."""
+        for rule in rules:
+            if rule not in RULES:
+                raise unknown("answer rule", rule, RULES)
+        other = copy(self)
+        other.handling = replace(self.handling, rules=tuple(rules))
+        return other
 
 
 def load_tokenizer(path: Path) -> Any:

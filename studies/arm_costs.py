@@ -13,7 +13,7 @@ from scaling.measure.cells import OPENAI, Cell
 from scaling.measure.full import Measurement
 from scaling.measure.rows import FLOPS_CONVENTION, Context, build_row
 from scaling.measure.served import seen_from_here
-from scaling.measure.subject import device_kind, torch_device
+from scaling.measure.subject import torch_device
 from scaling.measure.telemetry import Telemetry
 from scaling.models import Source
 from scaling.predict.shape import Shape
@@ -21,20 +21,23 @@ from scaling.results import Row
 from scaling.thinking import Environment
 
 RESUMED = "resumed: its traces were not sampled in one go"
+ELSEWHERE = "sampled on another machine, or with other versions or threads, than its run began with"
+OTHERWISE = "sampled with another concurrency than its run began with"
 
 
 class Tally:
     """What is counted of an arm's traces as they are written or read back; texts and tokens are not kept.
 
     `keys`: (task label, problem id, sample) of each. `sizes`: tokens of its query and of its responses. `reason`: why
-    the first of the failed ones failed.
+    the first of the failed ones failed; `unjudged_reason`: why the verifier gave up on the first that it gave up on.
     """
 
     def __init__(self) -> None:
         self.keys: set[tuple[str, str, int]] = set()
         self.sizes: list[tuple[int, list[int]]] = []
-        self.right = self.failed = 0
+        self.right = self.failed = self.unjudged = 0
         self.reason: str | None = None
+        self.unjudged_reason: str | None = None
 
     def add(self, record: Mapping[str, Any]) -> None:
         self.keys.add((record["task_label"], record["problem"]["id"], record["sample"]))
@@ -43,6 +46,9 @@ class Tally:
         if record["error"] is not None:
             self.failed += 1
             self.reason = self.reason or record["error"]
+        if record["verdict_error"] is not None:
+            self.unjudged += 1
+            self.unjudged_reason = self.unjudged_reason or record["verdict_error"]
 
 
 class Watched:
@@ -105,21 +111,20 @@ def cost_row(
     source: Source,
     seed: int,
     tally: Tally,
-    watched: Watched | None,
+    watched: Watched | str,
 ) -> Row:
-    """The row of an arm whose traces are all there; it is always the same row for the same traces.
+    """The row of an arm whose traces are all there; the same traces make the same cell.
 
-    Its seconds are those in which the engine worked on its traces, to the end of the last one. Without `watched` they
-    are null: then the arm was sampled in parts. They are marked as not valid where some traces failed.
+    Its seconds are those in which the engine worked on its traces, to the end of the last one. Where `watched` is not
+    a window but the reason why there is none, they are null. They are marked as not valid where some traces failed.
     """
     engine, shape = manifest["engine"], Shape.from_config(source.config)
     traces, devices = len(tally.keys), int(engine["devices"])
-    served = engine["name"] == OPENAI
     cell = Cell(
         model=source.name,
         weights=source.digest or source.weights,
         engine=engine["name"],
-        device=manifest["device"] if served else device_kind(),
+        device=manifest["device_kind"],
         weight_dtype=engine["dtype"],
         activation_dtype=engine["dtype"],
         kv_dtype=engine["dtype"],
@@ -136,8 +141,8 @@ def cost_row(
     context = Context(shape, manifest["device"], devices, manifest["fingerprint_id"])
     segments = [segment for size in tally.sizes for segment in environment.schedule(*size)]
     flops = shape.rollout_flops(segments, FLOPS_CONVENTION)
-    if watched is None:
-        unseen = build_row(cell, 0, seed, time.time(), context, Telemetry("cpu"), ("error", RESUMED))
+    if isinstance(watched, str):
+        unseen = build_row(cell, 0, seed, time.time(), context, Telemetry("cpu"), ("error", watched))
         return replace(
             unseen,
             status="ok",
@@ -146,9 +151,9 @@ def cost_row(
             failed_traces=tally.failed,
             chunks=len(segments),
             flops=flops,
-            energy_reason=RESUMED,
-            seconds_reason=RESUMED,
-            memory_reason=RESUMED,
+            energy_reason=watched,
+            seconds_reason=watched,
+            memory_reason=watched,
         )
     row = build_row(cell, 0, seed, watched.started_unix, context, watched.telemetry, watched.measurement(tally))
     if row.status != "ok":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UsageError, unknown
@@ -56,14 +57,19 @@ def labels(store: Store) -> list[str]:
     return [arm["label"] for arm in store.manifest["arms"]]
 
 
+def file_of(store: Store, arm: str) -> Path:
+    """Where the traces of the arm with this label are, or will be; raises as `records` does."""
+    if arm not in (known := labels(store)):
+        raise unknown("arm", arm, known)
+    return store.path / str(store.manifest["arms"][known.index(arm)]["file"])
+
+
 def records(store: Store, arm: str) -> Iterator[dict[str, Any]]:
     """The traces of the arm with this label, as they were written, texts and token ids included.
 
     Raises `UsageError` for a run that is no study's or has no such arm, `StoreError` for a damaged or newer file.
     """
-    if arm not in (known := labels(store)):
-        raise unknown("arm", arm, known)
-    path = store.path / store.manifest["arms"][known.index(arm)]["file"]
+    path = file_of(store, arm)
     return read_traces(path) if path.exists() else iter(())
 
 

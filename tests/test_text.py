@@ -189,6 +189,16 @@ def test_an_answer_may_lie_across_a_chunk_boundary_and_ends_before_end_of_sequen
     assert text.answer([first, [*second, text.tokenizer.eos_token_id]]) == Answer("é4", "boxed")
 
 
+def test_other_rules_find_other_answers_with_the_same_tokens(chat_model: Path) -> None:
+    text = Text(chat_model, instruction="Think.", rules=("last-number",))
+    other = text.ruled(("last-line",))
+    said = [text.tokenizer("It is 7")["input_ids"]]
+    assert (text.answer(said), other.answer(said)) == (Answer("7", "last-number"), Answer("It is 7", "last-line"))
+    assert other.query("?") == text.query("?")
+    with pytest.raises(UsageError, match="unknown answer rule 'last'"):
+        text.ruled(("last",))
+
+
 def test_what_decides_the_text_is_recorded_as_json(chat_model: Path) -> None:
     record = json.loads(json.dumps(Text(chat_model, system="S", rules=["boxed"]).handling.record()))
     assert record["rules"] == ["boxed"]

@@ -47,6 +47,32 @@ def test_a_file_that_exists_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "t.jsonl").read_text() == "mine"
 
 
+def test_a_file_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    line = json.dumps(record()).encode() + b"\n"
+    path.write_bytes(line + b"x" * 3_000_000)
+    with TraceFile(path, append=True) as file:
+        file.write(record(answer="2"))
+    assert path.read_bytes().startswith(line)
+    assert [trace["answer"] for trace in read_traces(path)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("torn", [b"", b"x" * 3_000_000])
+def test_a_file_without_a_whole_line_begins_anew(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(torn)
+    with TraceFile(path, append=True) as file:
+        file.write(record())
+    assert len(list(read_traces(path))) == 1
+
+
+def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TraceFile(path, append=True), pytest.raises(StoreError, match="is being written by another process"):
+        TraceFile(path, append=True)
+    TraceFile(path, append=True).__exit__(None, None, None)
+
+
 WRITE_FOREVER = """
 import sys
 from pathlib import Path

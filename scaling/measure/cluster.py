@@ -9,7 +9,7 @@ from typing import Any
 
 from scaling.errors import ScalingError, UsageError, first_line
 from scaling.measure.cells import RunConfig
-from scaling.measure.run import Outcome, missing, outcome, planned_cells
+from scaling.measure.run import Outcome, config_of, missing, outcome, planned_cells
 from scaling.measure.shards import POLL_SECONDS, Announce, Tally, join, units
 from scaling.measure.sweep import Progress, label
 from scaling.results import Store
@@ -37,7 +37,7 @@ def launch_ray(
     except ImportError:
         raise UsageError("--launcher ray needs Ray; pip install 'thinking-cost[ray]'") from None
     out = out.resolve()
-    effective = config or RunConfig.from_json(Store.open(out).manifest["config"])
+    effective = config or config_of(Store.open(out))
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from scaling.errors import ScalingError, StoreError, UsageError, unknown
 from scaling.measure.cells import VLLM, RunConfig
 from scaling.measure.cluster import launch_ray
-from scaling.measure.run import Outcome, execute, outcome, planned_cells, prepare, resume
+from scaling.measure.run import Outcome, config_of, execute, outcome, planned_cells, prepare, resume
 from scaling.measure.shards import POLL_SECONDS, Announce, Shard, Tally, join
 from scaling.measure.sweep import Progress
 from scaling.results import Store
@@ -52,7 +52,7 @@ def launch(
         return join(config, out, shard, observe=observe, announce=announce, command=command)
     if config is not None and (out / MANIFEST).exists():
         raise StoreError(f"there is a run at {out} already; give a new directory, or go on with it by --resume")
-    effective = config or RunConfig.from_json(Store.open(out).manifest["config"])
+    effective = config or config_of(Store.open(out))
     if effective.engine in ("local", VLLM):
         if launcher == "ray":
             return launch_ray(config, out, observe=observe, announce=announce, command=command)

@@ -83,7 +83,7 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
     laptop sees many chunks; the state is half the context.
     """
     if like is not None:
-        base = dict(Store.open(like).manifest["config"])
+        base = config_of(Store.open(like)).to_json()
     else:
         if given.get("engine") == OPENAI and "model" not in given:
             raise UsageError("which model does the server run? give --model: a built-in name, or its directory here")
@@ -242,7 +242,7 @@ def resume(out: Path, *, part: Part = whole, observe: Callable[[Progress], None]
     one run must be comparable.
     """
     store = Store.open(out)
-    config = RunConfig.from_json(store.manifest["config"])
+    config = config_of(store)
     planned = planned_cells(store)
     _, source = located(config)
     _check_comparable(store, _fingerprint(config), source)
@@ -251,6 +251,13 @@ def resume(out: Path, *, part: Part = whole, observe: Callable[[Progress], None]
     subject = _subject(config, source, planned)
     subject.profile_limits = Limits(**store.manifest["profile_limits"])
     return _sweep(store, config, subject, part(planned), observe)
+
+
+def config_of(store: Store) -> RunConfig:
+    """The configuration of a run of measurements; raises `StoreError` for a run of another kind."""
+    if not {"config", "cells"} <= store.manifest.keys():
+        raise StoreError(f"{store.path} holds no run of measurements; expected one that `scaling run` made")
+    return RunConfig.from_json(store.manifest["config"])
 
 
 def planned_cells(store: Store) -> list[PlannedCell]:
@@ -274,7 +281,7 @@ def outcome(store: Store, part: list[PlannedCell], died: Sequence[str] = ()) -> 
 
 def check_same(store: Store, config: RunConfig) -> None:
     """Raises `StoreError`, naming a difference, unless the run in `store` measures what `config` says."""
-    there = RunConfig.from_json(store.manifest["config"])
+    there = config_of(store)
     for name, here in asdict(config).items():
         if (other := getattr(there, name)) != here:
             raise StoreError(

@@ -140,6 +140,14 @@ def test_from_measures_the_same_cells_again_and_options_override(cli, here):
     assert Store.open(here / "c").done() < Store.open(here / "a").done()
 
 
+@pytest.mark.parametrize("arguments", [("--resume", "--out", "r"), ("--from", "r")])
+def test_a_run_of_another_kind_is_refused(cli, here, arguments):
+    Store.create(here / "r", {"study": "probe", "config": {"problems": 4}})
+    done = cli("run", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "r holds no run of measurements; expected one that `scaling run` made" in done.err
+
+
 def test_resuming_a_finished_run_measures_nothing(cli, here):
     ran(cli, "--out", "a")
     before = {path: path.stat().st_mtime_ns for path in (here / "a").iterdir()}

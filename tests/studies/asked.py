@@ -14,7 +14,7 @@ from scaling.rollout import Sampling
 from scaling.tasks.walk import Walk
 from scaling.text import Text
 from scaling.thinking import Delethink, LongCoT
-from studies.asking import Arm, Progress, Questions, Study, ask, begin
+from studies.asking import Arm, Progress, Questions, Study, ask, begin, records
 
 ENGINE = EngineChoice(dtype="float32", concurrency=4)
 
@@ -37,6 +37,24 @@ def walkers(model: Path, **changes: Any) -> Study:
         engine=ENGINE,
     )
     return replace(study, **changes)
+
+
+def asked_whole(out: Path, study: Study) -> Store:
+    """The run of a study that nothing interrupted."""
+    store = begin(out, study)
+    ask(store, study)
+    return store
+
+
+def traces(store: Store) -> dict[tuple[str, int], dict[str, Any]]:
+    """Every trace by its arm and number, without the seconds that it took."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for arm in store.manifest["arms"]:
+        for record in records(store, arm["label"]):
+            key = arm["label"], record["index"]
+            assert key not in found
+            found[key] = {name: value for name, value in record.items() if name != "seconds"}
+    return found
 
 
 def _tell(progress: Progress) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,46 +16,18 @@ from typing import Any
 
 import pytest
 
-from scaling.errors import StoreError, UsageError
-from scaling.measure.sampler import open_engine
+from scaling.errors import StoreError
+from scaling.measure.sampler import EngineChoice, open_engine
+from scaling.models import resolve
 from scaling.results import Store
 from scaling.rollout import Sampling
-from scaling.tasks import Problem
+from scaling.tasks import Problem, Verdict
+from scaling.tasks.walk import Walk
 from scaling.thinking import LongCoT
 from studies.asking import Arm, Progress, Questions, ask, begin, frame, records
 
+Make = Callable[..., Any]
 PROGRAM = Path(__file__).with_name("asked.py")
-_spec = importlib.util.spec_from_file_location("asked", PROGRAM)
-assert _spec is not None
-assert _spec.loader is not None
-asked = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(asked)
-walkers = asked.walkers
-
-WITHOUT_CLOCK = {"seconds"}
-
-
-def asked_whole(walker: Path, out: Path, **changes: Any) -> Store:
-    study = walkers(walker, **changes)
-    store = begin(out, study)
-    ask(store, study)
-    return store
-
-
-def traces(store: Store) -> dict[tuple[str, int], dict[str, Any]]:
-    """Every trace by its arm and number, without the seconds that it took."""
-    found = {}
-    for arm in store.manifest["arms"]:
-        for record in records(store, arm["label"]):
-            key = arm["label"], record["index"]
-            assert key not in found
-            found[key] = {name: value for name, value in record.items() if name not in WITHOUT_CLOCK}
-    return found
-
-
-@pytest.fixture(scope="module")
-def whole(walker: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return asked_whole(walker, tmp_path_factory.mktemp("asked") / "whole")
 
 
 def test_every_arm_is_asked_every_problem_as_often_as_the_study_says(whole: Store) -> None:
@@ -63,28 +35,6 @@ def test_every_arm_is_asked_every_problem_as_often_as_the_study_says(whole: Stor
     assert set(found.groupby(["arm", "task", "problem"]).size()) == {2}
     assert found.groupby("arm").size().to_dict() == {"longcot": 8, "delethink C=8 m=4": 8}
     assert found["run"].unique() == [whole.path.name]
-
-
-def test_a_row_says_how_its_trace_went(whole: Store) -> None:
-    for row, record in zip(
-        frame(whole).to_dict("records"),
-        [record for _, record in sorted(traces(whole).items(), key=_asked_order)],
-        strict=True,
-    ):
-        assert row["response_lengths"] == [len(chunk["response"]) for chunk in record["chunks"]]
-        assert row["thinking_tokens"] == sum(row["response_lengths"]) == record["thinking_tokens"]
-        assert row["chunks"] == len(row["response_lengths"])
-        assert row["ended"] == (record["chunks"][-1]["response"][-1] == 1)
-        assert row["correct"] == (row["score"] == 1)
-        assert json.loads(row["environment_parameters"]) == record["environment_parameters"]
-    first = frame(whole).iloc[-1]
-    assert (first["context_size"], first["state_size"], first["trained"]) == (8, 4, "delethink")
-    assert frame(whole).iloc[0]["trained"] is None
-
-
-def _asked_order(item: tuple[tuple[str, int], Any]) -> tuple[bool, int]:
-    (arm, number), _ = item
-    return arm != "longcot", number
 
 
 def test_scores_of_all_budgets_are_those_of_the_trimmed_trace(whole: Store) -> None:
@@ -97,8 +47,8 @@ def test_scores_of_all_budgets_are_those_of_the_trimmed_trace(whole: Store) -> N
     assert 0 < sum(scores[8] for scores in found["scores"]) <= found["score"].sum()
 
 
-def test_samples_of_a_problem_differ_and_arms_share_their_seeds(whole: Store) -> None:
-    found = traces(whole)
+def test_samples_of_a_problem_differ_and_arms_share_their_seeds(asked: Any, whole: Store) -> None:
+    found = asked.traces(whole)
     longcot = [found["longcot", number]["chunks"][0]["response"] for number in range(8)]
     delethink = [found["delethink C=8 m=4", number]["chunks"][0]["response"] for number in range(8)]
     assert longcot[:4] != longcot[4:]
@@ -120,35 +70,85 @@ def test_an_arm_leaves_one_row_of_what_it_cost(whole: Store) -> None:
         assert mine["seconds"].max() <= row["wall_seconds"] <= mine["seconds"].sum()
 
 
-def test_a_study_that_is_done_samples_nothing_and_needs_no_engine(whole: Store, walker: Path) -> None:
+def test_a_study_that_is_done_samples_nothing_and_needs_no_engine(walkers: Make, whole: Store) -> None:
     def never(*_: Any) -> Any:
         raise AssertionError
 
     before = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
-    outcomes = ask(whole, walkers(walker), open_engine=never)
-    assert [(outcome.traces, outcome.failed, outcome.remark) for outcome in outcomes] == [(8, 0, None)] * 2
+    outcomes = ask(whole, walkers(), open_engine=never)
+    assert [(outcome.traces, outcome.failed, outcome.remarks) for outcome in outcomes] == [(8, 0, [])] * 2
     assert {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()} == before
 
 
-def test_one_engine_serves_all_arms_of_a_model(walker: Path, tmp_path: Path) -> None:
+def test_one_engine_serves_all_arms_of_a_model(walkers: Make, walker: Path, tmp_path: Path) -> None:
     opened = []
-    study = walkers(walker)
+    study = walkers()
+    other = Path(shutil.copytree(walker, tmp_path / "other"))
+    longcot, delethink = study.arms
+    between = replace(longcot, label="other", source=resolve(str(other), weights=True))
+    study = replace(study, arms=[longcot, between, delethink])
 
     def once(source: Any, environments: Any, query: int) -> Any:
-        opened.append([environment.name for environment in environments])
+        opened.append((source.name, [environment.name for environment in environments]))
         return open_engine(study.engine, source, environments, query)
 
-    ask(begin(tmp_path / "run", study), study, open_engine=once)
-    assert opened == [["longcot", "delethink"]]
+    outcomes = ask(begin(tmp_path / "run", study), study, open_engine=once)
+    assert opened == [("walker", ["longcot", "delethink"]), ("other", ["longcot"])]
+    assert [outcome.arm for outcome in outcomes] == ["longcot", "other", "delethink C=8 m=4"]
 
 
-def test_progress_counts_up_to_every_trace_of_every_arm(walker: Path, tmp_path: Path) -> None:
+def test_progress_counts_up_to_every_trace_of_every_arm(walkers: Make, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    study = walkers(walker)
+    study = walkers()
     ask(begin(tmp_path / "run", study), study, observe=seen.append)
     assert [(p.arms_done, p.done) for p in seen] == [(arm, done) for arm in range(2) for done in range(9)]
     assert {(p.arms, p.total) for p in seen} == {(2, 8)}
     assert [p.record is None for p in seen].count(True) == 2
+
+
+class Patient:
+    """The walk, whose verifier waits for a sign."""
+
+    def __init__(self, walk: Any) -> None:
+        self._walk, self.sign = walk, threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._walk, name)
+
+    def verify(self, problem: Problem, answer: str | None) -> Any:
+        assert self.sign.wait(60), "the engine waits for the verifier"
+        return self._walk.verify(problem, answer)
+
+
+class Signalling:
+    """An engine that gives the sign once it has finished every request that it can be asked."""
+
+    def __init__(self, engine: Any, sign: threading.Event, requests: int) -> None:
+        self._engine, self._sign, self._left = engine, sign, requests
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def step(self) -> list[Any]:
+        done = self._engine.step()
+        self._left -= len(done)
+        if self._left <= 0:
+            self._sign.set()
+        return done
+
+
+def test_the_engine_does_not_wait_for_verdicts(walkers: Make, tmp_path: Path) -> None:
+    walk = Walk(4, 0, 0, 2)
+    patient = Patient(walk)
+    study = walkers(questions=(Questions("walk", patient, walk.problems(4)),))
+    study = replace(study, arms=study.arms[:1])
+    warm_up = 1
+    outcomes = ask(
+        begin(tmp_path / "run", study),
+        study,
+        open_engine=lambda *given: Signalling(open_engine(study.engine, *given), patient.sign, warm_up + 8),
+    )
+    assert [outcome.traces for outcome in outcomes] == [8]
 
 
 # Interruptions
@@ -170,16 +170,18 @@ def run_until(walker: Path, out: Path, lines: int, stop: signal.Signals, samples
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_study_goes_on_to_the_same_traces(walker: Path, tmp_path: Path, stop: signal.Signals) -> None:
-    study = walkers(walker, samples=20)
-    whole = asked_whole(walker, tmp_path / "whole", samples=20)
+def test_an_interrupted_study_goes_on_to_the_same_traces(
+    asked: Any, walkers: Make, walker: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    study = walkers(samples=20)
+    whole = asked.asked_whole(tmp_path / "whole", walkers(samples=20))
     code = run_until(walker, tmp_path / "stopped", 20, stop, samples=20)
     assert code == (-signal.SIGKILL if stop == signal.SIGKILL else 130)
     store = Store.open(tmp_path / "stopped")
-    saved = traces(store)
+    saved = asked.traces(store)
     assert 20 <= len(saved) < 160
     outcomes = ask(store, study)
-    assert traces(store) == traces(whole)
+    assert asked.traces(store) == asked.traces(whole)
     assert [outcome.traces for outcome in outcomes] == [80, 80]
     rows = store.frame().set_index("environment")
     assert rows.loc["longcot", "seconds_reason"] == "resumed: its traces were not sampled in one go"
@@ -187,18 +189,32 @@ def test_an_interrupted_study_goes_on_to_the_same_traces(walker: Path, tmp_path:
     assert rows.loc["delethink", "device_seconds_per_trace"] > 0
 
 
-def test_a_line_that_a_kill_tore_is_asked_again(walker: Path, whole: Store, tmp_path: Path) -> None:
-    study = walkers(walker)
-    store = asked_whole(walker, tmp_path / "torn")
+def test_an_arm_that_was_not_sampled_as_the_run_began_has_no_seconds(walkers: Make, tmp_path: Path) -> None:
+    study = walkers()
+    slower = replace(study, engine=replace(study.engine, concurrency=1))
+    store = begin(tmp_path / "run", study)
+    ask(store, slower)
+    ask(store, study)
+    rows = store.frame()
+    assert list(rows["seconds_reason"]) == ["sampled with another concurrency than its run began with"] * 2
+    assert rows["wall_seconds"].isna().all()
+    assert (rows["flops"] > 0).all()
+
+
+def test_a_line_that_a_kill_tore_is_asked_again(asked: Any, walkers: Make, whole: Store, tmp_path: Path) -> None:
+    study = walkers()
+    store = asked.asked_whole(tmp_path / "torn", walkers())
     path = store.path / store.manifest["arms"][1]["file"]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) - 100])
     ask(Store.open(store.path), study)
-    assert traces(store) == traces(whole)
+    assert asked.traces(store) == asked.traces(whole)
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_there(walker: Path, whole: Store, tmp_path: Path) -> None:
-    study = walkers(walker)
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(
+    asked: Any, walkers: Make, whole: Store, tmp_path: Path
+) -> None:
+    study = walkers()
     store = begin(tmp_path / "full", study)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7000, limits[1]))
@@ -209,17 +225,17 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(walker: Path, whole: St
             ask(store, study)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    kept = traces(store)
+    kept = asked.traces(store)
     assert 0 < len(kept) < 8
-    assert all(traces(whole)[key] == trace for key, trace in kept.items())
+    assert all(asked.traces(whole)[key] == trace for key, trace in kept.items())
     ask(store, study)
-    assert traces(store) == traces(whole)
+    assert asked.traces(store) == asked.traces(whole)
 
 
-def test_two_writers_do_not_meet(walker: Path, tmp_path: Path) -> None:
+def test_two_writers_do_not_meet(walkers: Make, tmp_path: Path) -> None:
     from scaling.traces import TraceFile
 
-    study = walkers(walker)
+    study = walkers()
     store = begin(tmp_path / "run", study)
     with (
         TraceFile(store.path / store.manifest["arms"][0]["file"], append=True),
@@ -229,87 +245,31 @@ def test_two_writers_do_not_meet(walker: Path, tmp_path: Path) -> None:
     ask(store, study)
 
 
-# What is refused
+def test_a_budget_smaller_than_the_warm_up_fits(walkers: Make, tmp_path: Path) -> None:
+    study = walkers(budgets=(1,))
+    first = replace(study.arms[0], environment=LongCoT(1))
+    study = replace(study, arms=[first])
+    store = begin(tmp_path / "run", study)
+    ask(store, study)
+    assert set(frame(store)["thinking_tokens"]) == {1}
 
 
-def change_budget(study: Any) -> Any:
-    first = study.arms[0]
-    return replace(study, arms=(replace(first, environment=LongCoT(32)), *study.arms[1:]))
+def test_answers_that_the_verifier_gives_up_on_are_counted(walkers: Make, tmp_path: Path) -> None:
+    walk = Walk(4, 0, 0, 2)
+
+    class Weary(Walk):
+        def verify(self, problem: Problem, answer: str | None) -> Verdict:
+            return Verdict(0.0, "took more than 5 s") if problem.id == "walk-0-1" else super().verify(problem, answer)
+
+    study = walkers(questions=(Questions("walk", Weary(4, 0, 0, 2), walk.problems(4)),))
+    outcomes = ask(begin(tmp_path / "run", study), study)
+    assert outcomes[0].remarks == [
+        "2 of 8 traces of 'longcot' were not judged and count as wrong; the first: took more than 5 s"
+    ]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: replace(s, sampling=Sampling(0.5, seed=3)), "its sampling.temperature is 1.0, here it is 0.5"),
-        (lambda s: replace(s, samples=3), "its samples is 2, here it is 3"),
-        (lambda s: replace(s, budgets=(4, 24)), r"its budgets is \[4, 8, 24\], here it is \[4, 24\]"),
-        (lambda s: replace(s, name="test-time"), "its study is 'probe', here it is 'test-time'"),
-        (lambda s: replace(s, engine=replace(s.engine, dtype="bfloat16")), "its engine.dtype is 'float32'"),
-        (lambda s: replace(s, arms=s.arms[:1]), "its number of arms is 2, here it is 1"),
-        (change_budget, r"its arms\[longcot\].environment_parameters.budget is 24, here it is 32"),
-        (
-            lambda s: replace(s, questions=[replace(s.questions[0], problems=s.questions[0].problems[:3])]),
-            r"its tasks\[walk\].asked is 4, here it is 3",
-        ),
-    ],
-)
-def test_another_configuration_is_refused_by_its_difference(
-    whole: Store, walker: Path, change: Callable[[Any], Any], message: str
-) -> None:
-    with pytest.raises(StoreError, match=f"is another study: {message}.*; give another --out"):
-        ask(whole, change(walkers(walker)))
-
-
-def test_more_at_once_is_no_other_study(whole: Store, walker: Path) -> None:
-    study = walkers(walker)
-    ask(whole, replace(study, engine=replace(study.engine, concurrency=64)))
-
-
-def test_problems_with_one_id_are_refused() -> None:
-    walk = asked.Walk(4, 0, 0, 2)
-    with pytest.raises(
-        UsageError, match="task walk has 2 problems with the id 'walk-0-1'; every problem needs its own"
-    ):
-        Questions("walk", walk, [*walk.problems(3), walk.problems(2)[1]])
-
-
-def test_a_task_without_problems_is_refused() -> None:
-    with pytest.raises(UsageError, match="task walk has no problems"):
-        Questions("walk", asked.Walk(4, 0, 0, 2), [])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"budgets": (0, 8)}, "budget 0 is not positive"),
-        ({"budgets": (8, 32)}, "budget 32 is more than 'longcot' may think, 24 tokens"),
-        ({"budgets": ()}, "at least one arm, one task and one budget"),
-        ({"samples": 0}, "0 samples a problem; give at least 1"),
-        ({"sampling": Sampling(0.0)}, "greedy samples of a problem are all the same"),
-    ],
-)
-def test_a_study_that_makes_no_sense_is_refused(walker: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        walkers(walker, **changes)
-
-
-def test_arms_of_one_name_are_refused(walker: Path) -> None:
-    study = walkers(walker)
-    with pytest.raises(UsageError, match="2 arms are called 'longcot'"):
-        replace(study, arms=[study.arms[0], study.arms[0]])
-
-
-def test_tasks_may_have_equal_ids_if_their_names_differ(walker: Path, tmp_path: Path) -> None:
-    easy, hard = asked.Walk(2, 0, 0, 1), asked.Walk(2, 0, 2, 3)
-    questions = (Questions("walk:0-1", easy, easy.problems(2)), Questions("walk:2-3", hard, hard.problems(2)))
-    store = asked_whole(walker, tmp_path / "run", questions=questions)
-    counts = frame(store).groupby(["arm", "task", "problem"]).size()
-    assert len(counts) == 2 * 2 * 2
-    assert set(counts) == {2}
-
-
-def test_a_budget_smaller_than_a_chunk_cuts_inside_it(walker: Path, tmp_path: Path) -> None:
-    found = frame(asked_whole(walker, tmp_path / "run", budgets=(1, 6)))
+def test_a_budget_smaller_than_a_chunk_cuts_inside_it(asked: Any, walkers: Make, tmp_path: Path) -> None:
+    found = frame(asked.asked_whole(tmp_path / "run", walkers(budgets=(1, 6))))
     assert all(scores[1] == 0 for scores in found["scores"])
     assert any(scores[6] == 1 for scores in found["scores"])
 
@@ -330,11 +290,11 @@ class Failing:
         return [replace(done, finish="error", error="no such model", tokens=[]) for done in self._engine.step()]
 
 
-def test_an_arm_whose_every_trace_failed_is_said_so(walker: Path, tmp_path: Path) -> None:
-    study = walkers(walker)
+def test_an_arm_whose_every_trace_failed_is_said_so(walkers: Make, tmp_path: Path) -> None:
+    study = walkers()
     store = begin(tmp_path / "run", study)
     outcomes = ask(store, study, open_engine=lambda *given: Failing(open_engine(study.engine, *given)))
-    assert outcomes[0].remark == "every trace of 'longcot' failed: no such model; it has no accuracy"
+    assert outcomes[0].remarks == ["every trace of 'longcot' failed: no such model; it has no accuracy"]
     found = frame(store)
     assert len(found) == 16
     assert set(found["error"]) == {"no such model"}
@@ -345,6 +305,25 @@ def test_an_arm_whose_every_trace_failed_is_said_so(walker: Path, tmp_path: Path
     rows = store.frame()
     assert set(rows["status"]) == {"error"}
     assert set(rows["reason"]) == {"all 8 traces failed: no such model"}
+
+
+def test_a_server_is_asked_like_any_engine_and_its_row_says_what_was_not_seen(
+    walkers: Make, chat_model: Path, tmp_path: Path, completions_server: Any
+) -> None:
+    pytest.importorskip("httpx", reason="the extra [openai] is not installed")
+    describes = Path(shutil.copytree(chat_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+    with completions_server.CompletionsServer() as server:
+        engine = EngineChoice("openai", concurrency=3, base_url=server.url)
+        study = walkers(chat_model, engine=engine, devices=2)
+        arms = [replace(arm, source=engine.source(str(describes))) for arm in study.arms]
+        study = replace(study, arms=arms)
+        store = begin(tmp_path / "run", study)
+        outcomes = ask(store, study)
+    assert [(outcome.traces, outcome.failed) for outcome in outcomes] == [(8, 0), (8, 0)]
+    for _, row in store.frame().iterrows():
+        assert (row["engine"], row["device"], row["devices"]) == ("openai", "server on 2 devices", 2)
+        assert row["device_seconds_per_trace"] == pytest.approx(2 * row["wall_seconds"] / 8)
+        assert row["memory_reason"] == row["energy_reason"] == "served: not seen from here"
 
 
 class Parrot:
@@ -366,13 +345,12 @@ class Parrot:
 
 
 def test_hostile_text_is_kept_as_it_is(chat_model: Path, tmp_path: Path) -> None:
-    from scaling.models import resolve
     from scaling.text import Text
 
     hostile = Parrot.hostile
     problem = Problem(f"p{hostile}", hostile, hostile, {"difficulty": 3, "note": hostile})
     arm = Arm(f"arm {hostile}", LongCoT(40), resolve(str(chat_model), weights=True), Text(chat_model))
-    study = replace(walkers_like(arm), questions=(Questions("parrot", Parrot(), [problem]),), budgets=(1, 40))
+    study = replace(parrots(arm), questions=(Questions("parrot", Parrot(), [problem]),), budgets=(1, 40))
     store = begin(tmp_path / "run", study)
     ask(store, study)
     found = frame(store)
@@ -384,44 +362,16 @@ def test_hostile_text_is_kept_as_it_is(chat_model: Path, tmp_path: Path) -> None
     assert record["chunks"][0]["text"] == arm.text.decode(record["chunks"][0]["response"])
 
 
-def walkers_like(arm: Arm) -> Any:
+def parrots(arm: Arm) -> Any:
     from studies.asking import Study
 
-    walk = asked.Walk(1, 0, 0, 2)
-    return Study("probe", (arm,), (Questions("walk", walk, walk.problems(1)),), 2, Sampling(), (40,), asked.ENGINE)
-
-
-# Other runs
-
-
-def test_a_run_of_measurements_is_no_study(tmp_path: Path) -> None:
-    store = Store.create(tmp_path / "run", {"config": {}})
-    with pytest.raises(UsageError, match="run holds no traces; expected a run of `scaling probe`"):
-        frame(store)
-
-
-def test_traces_of_a_newer_schema_are_refused(walker: Path, tmp_path: Path) -> None:
-    store = asked_whole(walker, tmp_path / "run")
-    path = store.path / store.manifest["arms"][0]["file"]
-    path.write_text(path.read_text().replace('"schema_version": "1.0"', '"schema_version": "2.0"', 1))
-    with pytest.raises(StoreError, match=r"line 1 has schema 2\.0, newer than 1\.0; update scaling"):
-        frame(store)
-
-
-def test_a_study_that_has_not_begun_is_an_empty_frame_with_all_columns(
-    walker: Path, tmp_path: Path, whole: Store
-) -> None:
-    store = begin(tmp_path / "run", walkers(walker))
-    empty = frame(store)
-    assert len(empty) == 0
-    assert list(empty.dtypes.items()) == list(frame(whole).dtypes.items())
-
-
-def test_several_studies_are_one_frame(whole: Store, walker: Path, tmp_path: Path) -> None:
-    other = asked_whole(walker, tmp_path / "other", samples=1)
-    assert frame([whole, other]).groupby("run").size().to_dict() == {"whole": 16, "other": 8}
-
-
-def test_an_arm_that_is_not_there_is_named(whole: Store) -> None:
-    with pytest.raises(UsageError, match="unknown arm 'longcto'; did you mean longcot"):
-        records(whole, "longcto")
+    walk = Walk(1, 0, 0, 2)
+    return Study(
+        "probe",
+        (arm,),
+        (Questions("walk", walk, walk.problems(1)),),
+        2,
+        Sampling(),
+        (40,),
+        EngineChoice(dtype="float32"),
+    )
