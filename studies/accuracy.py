@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import FitError, UsageError
-from studies.resampling import HIERARCHICAL, Draws, Floats, are_fixed, draw, jeffreys, observed, over_problems
+from studies.resampling import (
+    BOOTSTRAP,
+    HIERARCHICAL,
+    JEFFREYS,
+    Draws,
+    Floats,
+    are_fixed,
+    draw,
+    jeffreys,
+    observed,
+    over_problems,
+)
 
 Scores = Sequence[Sequence[float]]
 Answers = Sequence[Sequence[str | None]]
@@ -145,7 +156,7 @@ def majority(
     Raises as `average`, and `FitError` where answers and scores do not match or a problem has fewer than k samples.
     """
     ballots = sorted(_ballots(answers, correct))
-    _enough(correct, k or 1, "maj")
+    _enough(correct, 1 if k is None else k, "maj")
     rng = np.random.default_rng(seed)
     sizes = [sum(ballot[0]) for ballot in ballots]
     votes = [k or n for n in sizes]
@@ -160,10 +171,10 @@ def majority(
         [draws], how = over_problems([(value, noise)], rng, resamples), HIERARCHICAL
     elif noise.any():
         means = np.clip((value + noise).mean(1), 0, 1)
-        draws, how = Draws(means, means), "bootstrap over samples within problems, for these very problems"
+        draws, how = Draws(means, means), BOOTSTRAP
     else:
         groups = [(share,) * (n // size) for share, size, n in zip(value, votes, sizes, strict=True)]
-        draws, how = jeffreys(groups, rng, resamples), "Jeffreys' posterior over votes, as every vote came out alike"
+        draws, how = jeffreys(groups, rng, resamples), f"{JEFFREYS} (every vote came out alike)"
     name = "maj" if k is None else f"maj@{k}"
     return _estimate(float(value.mean()), draws, [rows], f"{name} by {how}", resamples)
 

@@ -112,8 +112,8 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.coverage", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1000, help="simulated studies a cell (%(default)s)")
-    parser.add_argument("--resamples", type=int, default=1000, help="of each interval (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=500, help="simulated studies a cell (%(default)s)")
+    parser.add_argument("--resamples", type=int, default=500, help="of each interval (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="the numbers as JSON here, and the tables beside them as Markdown")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,7 @@ def observed(rows: Rows, k: int | None = None) -> Floats:
     return np.array([passes(len(row), k)[sum(score == 1 for score in row)] for row in rows])
 
 
+@cache
 def passes(n: int, k: int) -> Floats:
     """The unbiased estimate of pass@k from n samples of which 0, 1, …, n are right: 1 − C(n−c, k) / C(n, k).
 
