@@ -82,8 +82,8 @@ def answer_table(question: Question, lengths: Sequence[int], json: bool) -> int:
 
 
 def remarks(plans: Sequence[Plan]) -> list[str]:
-    """What a reader should know of the lengths: contexts that outgrow the positions that the model was trained for, and
-    default budgets that they cut."""
+    """What a reader should know of the lengths: contexts that outgrow the positions that the model was trained for,
+    default budgets that they cut, and extensions that they do not come to."""
     from scaling.predict.setup import BUDGET_RATIO
 
     said: dict[str, str] = {}
@@ -101,6 +101,14 @@ def remarks(plans: Sequence[Plan]) -> list[str]:
                 "budget",
                 f"from a mean of {plan.thinking_tokens:,.0f} on, the default budget is cut to {positions}, where "
                 f"{plan.truncated_share:.0%} of traces then end: lengths spread less; --budget sets another",
+            )
+        extensions = int(plan.environment.parameters().get("extensions", 0))
+        if plan.chunks < 0.5 + extensions:
+            said.setdefault(
+                "extensions",
+                f"{plan.environment.name} is planned with the model's early ends at equal distances over the budget of "
+                f"{plan.budget:,}: of {extensions}, a mean of {plan.thinking_tokens:,.0f} meets {plan.chunks - 1:.1f}; "
+                "--budget sets another",
             )
     return list(said.values())
 

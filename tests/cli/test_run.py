@@ -304,3 +304,44 @@ def test_a_launch_that_makes_no_sense_is_one_line(cli, arguments, said):
     assert done.code == 2
     assert said in done.err
     assert len(done.err.splitlines()) == 1
+
+
+NEW = ["--mode", "summary", "--mode", "budget-forcing", "--mode", "folding"]
+CHEAP = ["--engine", "simulated", "--gpu", "h100", "--model", "tiny", "--context-size", "256", "--repeats", "3"]
+
+
+def test_every_environment_is_measured_fitted_and_reported_under_its_own_name(cli, here):
+    """Simulated, so that it takes seconds: the same cells, rows, laws and pages as of a measured run."""
+    modes = ["--mode", "delethink", *NEW, "--summary-size", "32", "--extensions", "2"]
+    done = cli("run", *modes, "--lengths", "256..2k:256", "--head", "16", *CHEAP, "--out", "r")
+    assert done.code == 0, done.err
+    frame = Store.open(here / "r").frame()
+    assert (frame["status"] == "ok").all()
+    rounds = frame[frame["environment"].isin(["summary", "folding"])]
+    assert set(rounds["summary_size"]) == {32}
+    assert set(frame.loc[frame["environment"] == "budget-forcing", "extensions"]) == {2}
+    assert frame.groupby("environment")["cue_tokens"].max().dropna().to_dict() == {"budget-forcing": 1, "summary": 32}
+    kept = frame.groupby("environment")["prefill_cached_tokens"].max()
+    assert kept["delethink"] == 0
+    assert (kept[["summary", "folding", "budget-forcing"]] > 0).all()
+    labels = ["Delethink C=256 m=128", "Summary C=256 s=32", "Budget forcing N=2", "Folding C=256 s=32"]
+    fitted = json.loads(cli("fit", "r", "--json").out)["curves"]
+    assert sorted(curve["label"] for curve in fitted) == sorted(labels)
+    assert all("left out" not in " ".join(curve["warnings"]) for curve in fitted)  # every length is on the law
+    assert cli("report", "r", "--out", "page").code == 0
+    page = (here / "page" / "report.md").read_text()
+    assert all(label in page for label in labels)
+
+
+def test_an_option_of_one_mode_is_refused_without_it(cli, here):
+    for option, owner in [("--summary-size", "summary or folding"), ("--extensions", "budget-forcing")]:
+        refused = ran(cli, option, "8")
+        assert refused.code == 2
+        assert f"{option} goes with --mode {owner}; add that mode, or leave it out" in refused.err
+    assert not (here / "runs").exists()
+
+
+def test_a_run_repeated_from_another_keeps_its_sizes(cli, here):
+    assert cli("run", "--mode", "summary", "--summary-size", "16", "--lengths", "256", *CHEAP, "--out", "a").code == 0
+    assert cli("run", "--from", "a", "--lengths", "512", "--out", "b").code == 0
+    assert set(Store.open(here / "b").frame()["summary_size"]) == {16}

@@ -182,3 +182,57 @@ def test_an_interrupt_keeps_the_traces_that_ended(chat_model: Path, tmp_path: Pa
     assert ran.returncode == 130, ran.stderr
     assert f"2 traces are saved in {out}" in " ".join(ran.stderr.split())
     assert [trace["index"] for trace in read_traces(out)] == [0, 1]
+
+
+def environment_trace(cli: Cli, model: Path, *arguments: str) -> dict[str, Any]:
+    small = ("--task", TASK, "--context-size", "32", "--problems", "1", "--temperature", "0", "--json")
+    ran = cli("trace", "--model", model, *small, *arguments)
+    assert ran.code == 0, ran.err
+    (trace,) = json.loads(ran.out)["traces"]
+    return trace  # type: ignore[no-any-return]
+
+
+def test_a_summary_is_asked_for_in_the_given_words(cli: Cli, chat_model: Path) -> None:
+    trace = environment_trace(cli, chat_model, "--mode", "summary", "--summary-size", "8", "--cue", "So far:")
+    assert trace["thinking_budget"] == 3 * 32
+    for thought, summary, later in zip(*(trace["chunks"][n::2] for n in range(3)), strict=False):
+        assert len(thought["response"]) == 24
+        assert summary["carried"].endswith("So far:")
+        assert later["prompt"] == trace["query"] + summary["response"][:-1]
+
+
+def test_a_model_that_ends_early_is_made_to_go_on(cli: Cli, chat_model: Path) -> None:
+    trace = environment_trace(
+        *(cli, chat_model, "--mode", "budget-forcing", "--extensions", "2", "--thinking-tokens", "400"),
+        *("--temperature", "1.5"),
+    )
+    first, second, *_ = trace["chunks"]
+    assert first["finish"] == "stop"
+    assert second["carried"].endswith("Wait")
+    assert len(second["prompt"]) == len(first["prompt"]) + len(first["response"]) - 1 + len("Wait")
+
+
+def test_folding_takes_the_markers_that_the_model_has(cli: Cli, chat_model: Path) -> None:
+    trace = environment_trace(cli, chat_model, "--mode", "folding", "--cue", "#", "--stop", "|", "--summary-size", "8")
+    parameters = trace["environment_parameters"]
+    assert parameters["opening"] != parameters["closing"]
+    assert trace["chunks"][2]["carried"].startswith("#")
+    refused = cli("trace", "--model", chat_model, "--task", TASK, "--mode", "folding")
+    assert refused.code == 2
+    assert "marker '<step>' is 6 tokens of this model's tokenizer, and a marker is one" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cue", "Wait"], "--cue goes with --mode summary or budget-forcing or folding"),
+        (["--mode", "summary", "--mode", "folding", "--cue", "Wait"], "the words of one environment"),
+        (["--mode", "summary", "--extensions", "2"], "--extensions goes with --mode budget-forcing"),
+    ],
+)
+def test_words_and_sizes_of_another_environment_are_refused(
+    cli: Cli, chat_model: Path, arguments: list[str], said: str
+) -> None:
+    refused = cli("trace", "--model", chat_model, "--task", TASK, *arguments)
+    assert refused.code == 2
+    assert said in refused.err

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from scaling.cues import worded
 from scaling.errors import ScalingError, UsageError
 from scaling.results import Store
 from scaling.thinking import Chunk
@@ -195,3 +196,34 @@ def test_a_task_of_words_needs_a_model_that_reads_them(start: Start, tmp_path: P
     with pytest.raises(UsageError, match="as in walk:16-32"):
         start("task=walk:many")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("mode=summary", "context_size=8", "summary_size=3", "iterations=3", "cue=,"),
+        ("mode=budget-forcing", "thinking_budget=36", "extensions=2", "cue=,"),
+        ("mode=folding", "context_size=8", "summary_size=3", "iterations=3", "cue=,", "stop=:"),
+    ],
+    ids=lambda settings: settings[0],
+)
+@pytest.mark.parametrize("advantage", ["grpo", "vineppo"])
+def test_an_environment_with_words_of_its_own_is_trained_in(
+    start: Start, settings: tuple[str, ...], advantage: str
+) -> None:
+    trainer = start(*settings, f"advantage={advantage}", "value_rollouts=2", "steps=1")
+    encode = trainer.questions.encode
+    assert trainer.environment == worded(trainer.recipe.environment, encode, cue=",", stop=trainer.recipe.stop)
+    trainer.reward = lambda index, chunks: sum(chunks[-1].response) % 7 / 7  # type: ignore[method-assign]
+    trainer.train()
+    (line,) = read(trainer.run)
+    assert line["chunks"] > 1
+    rows = Store.open(trainer.run).frame().set_index("phase")
+    assert rows.loc["rollout", "environment"] == settings[0].removeprefix("mode=")
+    assert line["logprob_difference"] < 1e-4  # of engine and trainer: kept context is what encoding it again gives
+
+
+def test_words_that_the_tokenizer_lacks_are_refused_before_anything_is_written(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is none of the walk's"):
+        start("mode=summary", "context_size=40")
+    assert not list(tmp_path.rglob("manifest.json"))
