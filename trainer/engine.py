@@ -17,6 +17,9 @@ from trainer.checkpoint import newest
 from trainer.ranks import Ranks, whole_weights
 from trainer.recipe import Recipe
 
+TRAINING_BYTES = 12
+"""Of each parameter, beside the parameter: its gradient and AdamW's two moments in float32."""
+
 
 def check(recipe: Recipe, policy: Decoder, ranks: Ranks) -> None:
     """Raises `UsageError` where the recipe's engine cannot be had: said before anything is written."""
@@ -39,15 +42,16 @@ def open_engine(recipe: Recipe, policy: Decoder, ranks: Ranks, run: Path, longes
             dtype=recipe.dtype,
             max_sequences=sequences,
             max_length=longest,
-            kv_bytes=kv_bytes(policy.shape, recipe.dtype, sequences, longest),
+            kv_bytes=kv_bytes(
+                policy.shape, recipe.dtype, sequences, longest, kept=TRAINING_BYTES * policy.shape.parameters
+            ),
             eos=eos,
             dummy=True,
             sleeps=True,
         )
     model = policy
     if ranks.group is not None:
-        dtype = torch.float32 if recipe.dtype == "float32" else torch.bfloat16
-        model = Decoder.from_config(policy.config, dtype=dtype, device=ranks.device)
+        model = Decoder.from_config(policy.config, dtype=getattr(torch, recipe.dtype), device=ranks.device)
     return LocalEngine(model, max_sequences=sequences, max_length=longest, eos=eos)
 
 
