@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from scaling.decoder import Decoder
-from scaling.engines.local import LocalEngine
 from scaling.errors import ScalingError, StoreError, UsageError, first_line, ran_out_of_memory
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
@@ -23,11 +22,11 @@ from scaling.rollout import Sampling, Trace, joined, rollout
 from scaling.tasks.walk import CONFIG
 from scaling.thinking import Chunk
 from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
-from trainer import advantages, values
+from trainer import advantages, engine, values
 from trainer.checkpoint import Progress, cannot_write, newest, recipe_of, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation
 from trainer.problems import Questions, environment_of, longest, order, questions_of
-from trainer.ranks import Ranks, whole_weights
+from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 from trainer.supervised import replay_loss, replayed, teach
 from trainer.values import Each
@@ -81,6 +80,7 @@ class Trainer:
         else:
             assert source.path is not None
             policy = Decoder.load(source.path, device=ranks.device)
+        engine.check(recipe, policy, ranks)
         reached = longest(recipe, questions)
         if reached > policy.shape.max_positions:
             raise UsageError(
@@ -136,7 +136,9 @@ class Trainer:
                 f"its weights: scaling train RECIPE model={checkpoint}"
             )
         ranks = Ranks.join(_dtype(recipe))
-        trainer = cls(recipe, run, Decoder.load(checkpoint, device=ranks.device), questions, ranks, manifest)
+        policy = Decoder.load(checkpoint, device=ranks.device)
+        engine.check(recipe, policy, ranks)
+        trainer = cls(recipe, run, policy, questions, ranks, manifest)
         trainer._take_reference()
         trainer.done = restore(checkpoint, trainer.policy, trainer.optimizer)
         return trainer
@@ -183,6 +185,7 @@ class Trainer:
             sampled = self.sample([index for index in asked for _ in range(recipe.group)], round=0)
             traces, rewards = [trace for trace, _ in sampled], [reward for _, reward in sampled]
             each, value_tokens = self.advantages(asked, traces, rewards)
+            self.engine.sleep()
 
         # A trace whose advantages are all zero moves nothing, unless every trace is held to the reference.
         kept = [t for t in traces if recipe.kl or any(each[t.index])]
@@ -320,9 +323,9 @@ class Trainer:
         return replace(batch, reference=logprobs(self.reference, batch, temperature=self.recipe.temperature))
 
     def sync(self, version: int) -> None:
-        """Hands the weights to the engine, which samples the policy's own where they are not sharded."""
-        weights = () if self.ranks.group is None else whole_weights(self.policy)
-        self.engine.load_weights(weights, version)
+        """Wakes the engine and hands it the weights, where it does not sample the policy's own."""
+        self.engine.wake()
+        engine.hand_over(self.policy, self.engine, version)
 
     def replay(self, step: int, minibatch: int) -> Callable[[], Tensor] | None:
         """The supervised term on the format, on demonstrations of its own for every update."""
@@ -338,17 +341,8 @@ class Trainer:
         self.questions.close()
 
     def open_engine(self) -> None:
-        """Samples the policy's own parameters, so that an update needs no transfer, or a copy of sharded ones."""
-        recipe, ranks = self.recipe, self.ranks
-        model, share = self.policy, -(-recipe.queries * recipe.group // ranks.world)
-        if ranks.group is not None:
-            model = Decoder.from_config(self.policy.config, dtype=_dtype(recipe), device=ranks.device)
-        self.engine = LocalEngine(
-            model,
-            max_sequences=recipe.concurrency if recipe.advantage == "vineppo" else min(recipe.concurrency, share),
-            max_length=longest(recipe, self.questions),
-            eos=self.questions.eos,
-        )
+        reached, eos = longest(self.recipe, self.questions), self.questions.eos
+        self.engine = engine.open_engine(self.recipe, self.policy, self.ranks, self.run, reached, eos)
         self.sync(self.done.step)
 
     def _stopped(self, error: Exception) -> Exception:

@@ -118,7 +118,7 @@ def rows_of(
         cell = Cell(
             model=recipe.model,
             weights="checkpoint",
-            engine="local",
+            engine=recipe.engine,
             device=device_kind(),
             weight_dtype="float32",
             activation_dtype=recipe.dtype,

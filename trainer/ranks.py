@@ -48,7 +48,7 @@ class Ranks:
                 dist.init_process_group(backend)
             else:
                 dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-            atexit.register(dist.destroy_process_group)
+            atexit.register(_leave)
         return cls(dist.get_rank(), world, device, dist.group.WORLD)
 
     @property
@@ -88,6 +88,11 @@ class Ranks:
             fully_shard(module, mesh=mesh, mp_policy=precision)
         # The decoder is entered here; its head stays gathered until the backward pass is through.
         register_fsdp_forward_method(policy, "hidden")
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # vLLM, where it sampled here, took the group with it
+        dist.destroy_process_group()
 
 
 def whole_weights(policy: Decoder) -> Iterator[tuple[str, Tensor]]:

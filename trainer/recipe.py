@@ -14,6 +14,7 @@ from scaling.update import Objective
 
 Advantage = Literal["grpo", "rloo", "vineppo"]
 Dtype = Literal["float32", "bfloat16"]
+EngineName = Literal["local", "vllm"]
 ValueStates = Literal["chunk", "step"]
 
 
@@ -32,7 +33,7 @@ class Recipe:
     `steps_per_value`-th step that ends inside it. `kl` weighs the divergence from the policy before the first
     step; `replay` weighs a supervised term on a task's demonstrations, which `warm_steps` of the same start with.
     `token_budget`: input tokens of a micro-batch. `checkpoint_activations`: compute them again in the backward pass.
-    `dtype`: of sampling and arithmetic; weights and optimizer keep float32.
+    `dtype`: of sampling and arithmetic; weights and optimizer keep float32. `engine`: what samples the policy.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Recipe:
     token_budget: int = 32768
     checkpoint_activations: bool = True
     dtype: Dtype = "float32"
+    engine: EngineName = "local"
     save_every: int = 50
     keep_checkpoints: int = 2
     seed: int = 0
@@ -153,6 +155,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "mode": MODES,
     "advantage": get_args(Advantage),
     "dtype": get_args(Dtype),
+    "engine": get_args(EngineName),
     "value_states": get_args(ValueStates),
 }
 _COUNTS = (

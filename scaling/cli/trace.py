@@ -125,14 +125,13 @@ def trace(
     choice = EngineChoice(engine, dtype, concurrency, tensor_parallel, base_url, served_model, deadline, key_variable)
     source = choice.source(model)
     assert source.path is not None
-    chosen = [rule.strip() for rule in answer.split(",")] if answer is not None else None
     sampling = Sampling(temperature, top_p, seed)
     records: list[dict[str, Any]] = []
     with ExitStack() as stack:
         questions = load(task, seed=seed)
         stack.callback(questions.close)
-        rules = chosen or questions.rules or DEFAULT_RULES
-        text = Text(source.path, system=system, instruction=instruction, rules=rules)
+        chosen = [rule.strip() for rule in answer.split(",")] if answer else questions.rules or DEFAULT_RULES
+        text = Text(source.path, system=system, instruction=instruction, rules=chosen)
         environments = [worded(environment, text.encode, cue=cue, stop=stop) for environment in environments]
         asked = [problem for problem in questions.problems(problems) for _ in range(samples)]
         queries = [text.query(problem.question) for problem in asked]

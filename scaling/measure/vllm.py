@@ -73,18 +73,18 @@ def build_vllm(config: RunConfig, source: Source, cells: Sequence[Cell]) -> Subj
 
 
 def kv_bytes(
-    shape: Shape, dtype: str, sequences: int, longest: int, *, devices: int = 1, most: int | None = None
+    shape: Shape, dtype: str, sequences: int, longest: int, *, devices: int = 1, most: int | None = None, kept: int = 0
 ) -> int:
     """Bytes of KV memory, on each device, for `sequences` contexts of `longest` tokens at once.
 
-    Over all devices at most `most`, or a share of what is free beside the weights, which vLLM has yet to load. Raises
-    `MemoryLimitError` where those do not fit.
+    Over all devices at most `most`, or a share of what is free beside the weights, which vLLM has yet to load, and
+    `kept` bytes for others. Raises `MemoryLimitError` where those do not fit.
     """
     wanted = sequences * (longest // BLOCK_TOKENS + 2) * BLOCK_TOKENS * shape.kv_bytes_per_token(dtype)
-    weights, free = shape.weight_bytes(dtype), devices * free_memory_bytes()
-    if weights >= free:
-        raise MemoryLimitError(f"the weights take {weights} bytes, and {free} are free")
-    return min(wanted, most or int(MEMORY_SHARE * (free - weights))) // devices
+    taken, free = shape.weight_bytes(dtype) + kept, devices * free_memory_bytes()
+    if taken >= free:
+        raise MemoryLimitError(f"{taken} bytes are needed for weights and training alone, and {free} are free")
+    return min(wanted, most or int(MEMORY_SHARE * (free - taken))) // devices
 
 
 def _architecture(source: Source) -> Path:

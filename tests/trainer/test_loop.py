@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import count as count_up
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from scaling.cues import worded
+from scaling.engines.base import Request
 from scaling.errors import ScalingError, UsageError
 from scaling.results import Store
 from scaling.thinking import Chunk
@@ -70,6 +72,7 @@ def test_each_phase_of_each_step_is_a_row(start: Start) -> None:
     assert (timed["status"] == "ok").all()
     assert (timed["method"] == "full").all()
     assert (timed["traces"] == 24).all()
+    assert set(rows["engine"]) == {"local"}
     assert (timed[timed["phase"] == "rollout"]["flops"] > 0).all()
     learned = {line["step"]: bool(line["clip_fraction"]) for line in read(trainer.run)}
     assert set(learned.values()) == {True, False}  # a step of equal rewards alone computes nothing but rollouts
@@ -179,6 +182,25 @@ def test_a_fault_of_ours_is_not_made_a_users_error(start: Start, monkeypatch: py
         trainer.train()
 
 
+def test_while_the_policy_is_updated_its_engine_sleeps(start: Start) -> None:
+    trainer = start("steps=1")
+
+    def beside(*_: int) -> None:
+        with pytest.raises(UsageError, match="the engine sleeps"):
+            trainer.engine.submit(Request([1], 1))
+
+    trainer.replay = beside  # type: ignore[method-assign]
+    trainer.train()
+    assert read(trainer.run)[0]["clip_fraction"]
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here: tests/vllm trains with it")
+def test_an_engine_that_is_not_there_is_said_before_anything_is_written(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="engine vllm needs vLLM; install it"):
+        start("engine=vllm")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_order_of_problems_visits_all_before_it_repeats_and_goes_on_anywhere() -> None:
     whole = order(5, seed=3, start=0, wanted=15)
     assert all(sorted(whole[i : i + 5]) == list(range(5)) for i in (0, 5, 10))
@@ -214,7 +236,7 @@ def test_an_environment_with_words_of_its_own_is_trained_in(
     trainer = start(*settings, f"advantage={advantage}", "value_rollouts=2", "steps=1")
     encode = trainer.questions.encode
     assert trainer.environment == worded(trainer.recipe.environment, encode, cue=",", stop=trainer.recipe.stop)
-    trainer.reward = lambda index, chunks: sum(chunks[-1].response) % 7 / 7  # type: ignore[method-assign]
+    trainer.reward = lambda _, chunks: sum(chunks[-1].response) % 7 / 7  # type: ignore[method-assign]
     trainer.train()
     (line,) = read(trainer.run)
     assert line["chunks"] > 1

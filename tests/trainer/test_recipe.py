@@ -49,6 +49,7 @@ def test_it_survives_json() -> None:
         (f"seed={10**25}", "is not between"),
         ("group=1", "group 1 is too small; as in group=8"),
         ("mode=longcat", "did you mean longcot"),
+        ("engine=vlm", "did you mean vllm"),
         ("advantage=grop", "did you mean grpo"),
         ("carryover=none", "unknown carryover"),
         ("state_size=8192", "must be below context size"),
