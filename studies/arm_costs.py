@@ -142,7 +142,9 @@ def cost_row(
     segments = [segment for size in tally.sizes for segment in environment.schedule(*size)]
     flops = shape.rollout_flops(segments, FLOPS_CONVENTION)
     if isinstance(watched, str):
-        unseen = build_row(cell, 0, seed, time.time(), context, Telemetry("cpu"), ("error", watched))
+        with Telemetry("cpu") as nothing:
+            pass
+        unseen = build_row(cell, 0, seed, time.time(), context, nothing, ("error", watched))
         return replace(
             unseen,
             status="ok",
