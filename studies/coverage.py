@@ -49,12 +49,12 @@ class Cell:
             mean = self.accuracy
             p = rng.beta(mean, 1 - mean, self.problems) if self.spread else np.full(self.problems, mean)
             scores = self.scores(p, rng)
-            truth, of_new = p.mean(), mean
+            truth, of_new = float(p.mean()), mean
             if self.statistic == "average":
                 found = average(scores, resamples=resamples, seed=repeat)
             elif self.statistic == "pass":
                 found = pass_at(scores, PASS_K, resamples=resamples, seed=repeat)
-                truth = (1 - (1 - p) ** PASS_K).mean()
+                truth = float((1 - (1 - p) ** PASS_K).mean())
             else:
                 both = compare(self.scores(KEPT * p, rng), scores, resamples=resamples, seed=repeat)
                 found = getattr(both, self.statistic)

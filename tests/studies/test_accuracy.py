@@ -100,6 +100,8 @@ def test_ragged_problems_weigh_alike() -> None:
     found = average([scored(16, 16), scored(0, 48)])
     assert found.value == 0.5
     assert "16 to 48 samples" in found.method
+    assert "nominally 95 %" in found.method
+    assert "nominally" not in average([scored(16, 64)] * 2).method
 
 
 def test_scores_between_0_and_1_vary_less_than_coins() -> None:
