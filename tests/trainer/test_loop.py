@@ -214,7 +214,7 @@ def test_an_environment_with_words_of_its_own_is_trained_in(
     trainer = start(*settings, f"advantage={advantage}", "value_rollouts=2", "steps=1")
     encode = trainer.questions.encode
     assert trainer.environment == worded(trainer.recipe.environment, encode, cue=",", stop=trainer.recipe.stop)
-    trainer.reward = lambda index, chunks: sum(chunks[-1].response) % 7 / 7  # type: ignore[method-assign]
+    trainer.reward = lambda _, chunks: sum(chunks[-1].response) % 7 / 7  # type: ignore[method-assign]
     trainer.train()
     (line,) = read(trainer.run)
     assert line["chunks"] > 1
