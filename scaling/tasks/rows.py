@@ -110,9 +110,10 @@ class Rows:
     def verify(self, problem: Problem, answer: str | None) -> Verdict:
         if answer is not None and answer.split() == problem.answer.split():
             return Verdict(1.0)
+        if self._verifier == "letter" and answer is not None:
+            return Verdict(float(_choice(problem.question, answer) == problem.answer))
         if self._worker is None:
-            right = self._verifier == "letter" and answer is not None and letter(answer) == problem.answer
-            return Verdict(float(right))
+            return Verdict(0.0)
         return self._worker.verify(answer, {"expected": problem.answer}, self._seconds)
 
     def score(self, problem: Problem, answer: str | None) -> float:
@@ -122,6 +123,13 @@ class Rows:
         """Ends the verifier's process."""
         if self._worker is not None:
             self._worker.close()
+
+
+def _choice(question: str, answer: str) -> str | None:
+    """The letter that is answered, or whose choice is repeated word for word, as `B) Neon`."""
+    said = answer.strip()
+    repeated = re.match(r"[A-Z]\) ", said) and said in question.splitlines()
+    return said[0] if repeated else letter(answer)
 
 
 def letter(text: str) -> str | None:

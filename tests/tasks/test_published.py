@@ -80,6 +80,8 @@ def test_choices_stand_in_an_order_of_the_seeds_and_the_answer_is_a_letter(open_
         ]
         scores = [task.score(problem, a) for a in ("A", "B", "C", "D")]
         assert sum(scores) == scores["ABCD".index(problem.answer)] == 1
+        assert task.score(problem, f"{problem.answer}) gold") == 1
+        assert task.score(problem, f"{problem.answer}) lead 0") == task.score(problem, "gold") == 0
     assert {problem.answer for problem in problems} == set("ABCD")
     again, other = (open_set("gpqa-diamond", *rows, seed=seed).problems(40) for seed in (1, 2))
     assert again == problems
