@@ -79,7 +79,7 @@ def trace(
     from scaling.text import Text
     from scaling.traces import TraceFile, summarise, trace_record
 
-    choice = EngineChoice(engine, dtype, concurrency, tensor_parallel, base_url, served_model, deadline, key_variable)
+    choice = EngineChoice(engine, dtype, concurrency, base_url, served_model, deadline, key_variable, tensor_parallel)
     source = choice.source(model)
     assert source.path is not None
     text = Text(source.path, system=system, instruction=instruction, rules=[r.strip() for r in answer.split(",")])
