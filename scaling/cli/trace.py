@@ -122,7 +122,7 @@ def trace(
     from scaling.text import Text
     from scaling.traces import TraceFile, summarise, trace_record
 
-    choice = EngineChoice(engine, dtype, concurrency, tensor_parallel, base_url, served_model, deadline, key_variable)
+    choice = EngineChoice(engine, dtype, concurrency, base_url, served_model, deadline, key_variable, tensor_parallel)
     source = choice.source(model)
     assert source.path is not None
     sampling = Sampling(temperature, top_p, seed)

@@ -33,11 +33,11 @@ class EngineChoice:
     name: str = "local"
     dtype: str | None = None
     concurrency: int = 16
-    tensor_parallel: int = 1
     base_url: str | None = None
     served_model: str | None = None
     deadline: float = 3600.0
     key_variable: str = "OPENAI_API_KEY"
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
