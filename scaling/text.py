@@ -15,6 +15,12 @@ from scaling.errors import CheckpointError, unknown
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
+HARMONY = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
+"""What marks messages in the format of gpt-oss models: a header with the channel, `<|message|>`, text, and an end."""
+
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
+_NEXT = re.compile("|".join(map(re.escape, HARMONY)))
+
 DEFAULT_RULES = ("boxed", "answer-tag", "last-number", "last-line")
 
 
@@ -89,6 +95,8 @@ class TextHandling:
     `template_digest`: sha256 of the model's chat template, None where it has none and the question is encoded as it
     is. `system`: the system prompt given, None for the template's own default. `instruction`: what is added to the
     question. `thinks`: the model closes its thinking with `</think>`, and only what follows that can be an answer.
+    `harmony`: it thinks in channels, and only its last message in the channel `final` can be one; a chunk that ends
+    amid a message or its header changes nothing, as the chunks' responses are read as one text.
     """
 
     template_digest: str | None
@@ -96,13 +104,19 @@ class TextHandling:
     instruction: str | None
     thinks: bool
     rules: tuple[str, ...] = DEFAULT_RULES
+    harmony: bool = False
 
     def record(self) -> dict[str, Any]:
         return asdict(self) | {"rules": list(self.rules), "think_tags": [THINK_OPEN, THINK_CLOSE]}
 
     def answer(self, text: str) -> Answer | None:
         """The answer in a trace's whole text; None if there is none, or if it still thinks at its end."""
-        if self.thinks:
+        if self.harmony:
+            opened = deque(_FINAL.finditer(text), maxlen=1)
+            if not opened:
+                return None
+            text = _NEXT.split(text[opened[0].end() :], maxsplit=1)[0]
+        elif self.thinks:
             _, closed, text = text.rpartition(THINK_CLOSE)
             if not closed:
                 return None
@@ -127,10 +141,13 @@ class Text:
         self.tokenizer = load_tokenizer(path)
         template = self.tokenizer.chat_template
         digest = hashlib.sha256(str(template).encode()).hexdigest() if template else None
-        thinks = THINK_CLOSE in str(template) or THINK_CLOSE in self.tokenizer.get_vocab()
+        vocabulary = self.tokenizer.get_vocab()
+        thinks = THINK_CLOSE in str(template) or THINK_CLOSE in vocabulary
+        harmony = {"<|channel|>", "<|message|>"} <= vocabulary.keys()
         # End-of-sequence and the like are no words of an answer; the end of thinking is what it is found by.
-        self._marks = set(self.tokenizer.all_special_ids) - {self.tokenizer.get_vocab().get(THINK_CLOSE)}
-        self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules))
+        finds = {vocabulary.get(mark) for mark in (THINK_CLOSE, *(HARMONY if harmony else ()))}
+        self._marks = set(self.tokenizer.all_special_ids) - finds
+        self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules), harmony)
 
     def query(self, question: str) -> list[int]:
         """Token ids of a question, up to where the model starts to think."""
