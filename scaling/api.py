@@ -65,8 +65,9 @@ def resampler(frame: pd.DataFrame, stores: Mapping[str, Store]) -> Callable[[pd.
 
 
 def build_report(stores: Mapping[str, Store]) -> Report:
-    """The report of some runs; a curve without a law is remarked in it."""
+    """The report of some runs, a chapter for each of a study; a curve without a law is remarked in it."""
     from reports.page import build
+    from scaling.behaviour import study_chapters, trace_page
     from scaling.laws import FitWarning, Job, fit_frame
 
     frame = join(stores)
@@ -79,4 +80,6 @@ def build_report(stores: Mapping[str, Store]) -> Report:
         except FitError as error:
             remarks.append(f"no law was fitted: {error}")
     remarks += [f"no law for {w.message}" for w in caught if w.category is FitWarning]
-    return build(frame, {name: store.manifest for name, store in stores.items()}, fits, Job(), remarks)
+    studies = study_chapters(stores, remarks.append)
+    manifests = {name: store.manifest for name, store in stores.items()}
+    return build(frame, manifests, fits, Job(), remarks, studies, trace_page(stores))

@@ -16,6 +16,12 @@ from scaling.errors import CheckpointError, UsageError, unknown
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
+HARMONY = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
+"""What marks messages in the format of gpt-oss models: a header with the channel, `<|message|>`, text, and an end."""
+
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
+_NEXT = re.compile("|".join(map(re.escape, HARMONY)))
+
 DEFAULT_RULES = ("boxed", "answer-tag", "last-number", "last-line")
 
 
@@ -104,8 +110,10 @@ class TextHandling:
 
     `template_digest`: sha256 of the model's chat template, None where it has none and the question is encoded as it
     is. `system`: the system prompt given, None for the template's own default. `instruction`: what is added to the
-    question. `thinks`: the model closes its thinking with `</think>`, and only what follows that can be an answer
-    (rules of the `WHOLE_TRACE` apart).
+    question. `thinks`: the model closes its thinking with `</think>`, and only what follows that can be an answer.
+    `harmony`: it thinks in channels, and only its last message in the channel `final` can be one; a chunk that ends
+    amid a message or its header changes nothing, as the chunks' responses are read as one text. Rules of the
+    `WHOLE_TRACE` read what is thought, too.
     """
 
     template_digest: str | None
@@ -113,6 +121,7 @@ class TextHandling:
     instruction: str | None
     thinks: bool
     rules: tuple[str, ...] = DEFAULT_RULES
+    harmony: bool = False
 
     def record(self) -> dict[str, Any]:
         return asdict(self) | {"rules": list(self.rules), "think_tags": [THINK_OPEN, THINK_CLOSE]}
@@ -122,7 +131,14 @@ class TextHandling:
 
         Nor is there one if it still thinks at its end, unless all its rules are for the `WHOLE_TRACE`.
         """
-        if self.thinks and not set(self.rules) <= set(WHOLE_TRACE):
+        if set(self.rules) <= set(WHOLE_TRACE):
+            return extract(text, self.rules)
+        if self.harmony:
+            opened = deque(_FINAL.finditer(text), maxlen=1)
+            if not opened:
+                return None
+            text = _NEXT.split(text[opened[0].end() :], maxsplit=1)[0]
+        elif self.thinks:
             _, closed, text = text.rpartition(THINK_CLOSE)
             if not closed:
                 return None
@@ -147,10 +163,13 @@ class Text:
         self.tokenizer = load_tokenizer(path)
         template = self.tokenizer.chat_template
         digest = hashlib.sha256(str(template).encode()).hexdigest() if template else None
-        thinks = THINK_CLOSE in str(template) or THINK_CLOSE in self.tokenizer.get_vocab()
+        vocabulary = self.tokenizer.get_vocab()
+        thinks = THINK_CLOSE in str(template) or THINK_CLOSE in vocabulary
+        harmony = {"<|channel|>", "<|message|>"} <= vocabulary.keys()
         # End-of-sequence and the like are no words of an answer; the end of thinking is what it is found by.
-        self._marks = set(self.tokenizer.all_special_ids) - {self.tokenizer.get_vocab().get(THINK_CLOSE)}
-        self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules))
+        finds = {vocabulary.get(mark) for mark in (THINK_CLOSE, *(HARMONY if harmony else ()))}
+        self._marks = set(self.tokenizer.all_special_ids) - finds
+        self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules), harmony)
 
     def query(self, question: str) -> list[int]:
         """Token ids of a question, up to where the model starts to think; raises `UsageError` if it has none for it."""

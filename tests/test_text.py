@@ -14,7 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.errors import CheckpointError, UsageError
-from scaling.text import RULES, Answer, Text, TextHandling, answer_tag, boxed, extract, last_line, last_number, show
+from scaling.text import (
+    HARMONY,
+    RULES,
+    Answer,
+    Text,
+    TextHandling,
+    answer_tag,
+    boxed,
+    extract,
+    last_line,
+    last_number,
+    show,
+)
 
 # answer rules
 
@@ -238,3 +250,62 @@ def test_show_makes_the_invisible_visible(hostile: str, shown: str) -> None:
 def test_nothing_that_steers_a_terminal_survives(text: str) -> None:
     categories = {unicodedata.category(c) for c in show(text).replace("\n", "").replace("\t", "")}
     assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+# Harmony, the format of gpt-oss
+
+
+@pytest.fixture(scope="module")
+def harmony(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of single bytes that has Harmony's marks, which are special as in gpt-oss, and its template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate([*HARMONY, *letters])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(HARMONY))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|return|>", bos_token="<|start|>")
+    fast.chat_template = (
+        "{% for m in messages %}<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    )
+    path = tmp_path_factory.mktemp("tokenizers") / "harmony"
+    fast.save_pretrained(path)
+    return path
+
+
+THOUGHT = "<|channel|>analysis<|message|>2+2 is \\boxed{5}, no<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (THOUGHT + "<|start|>assistant<|channel|>final<|message|>It is 4.<|return|>", "4"),
+        (THOUGHT + "<|start|>assistant<|channel|>final<|message|>It is 4", "4"),
+        (THOUGHT + "<|start|>assistant<|channel|>final <|constrain|>json<|message|>4<|return|>", "4"),
+        ("<|channel|>final<|message|>3<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>", "4"),
+        ("<|channel|>final<|message|>4<|end|><|start|>assistant<|channel|>analysis<|message|>5 after all", "4"),
+        ("<|channel|>commentary to=functions.f<|message|>7<|call|>", None),
+        ("<|channel|>analysis<|message|>the final answer is 4<|return|>", None),
+        ("<|channel|>analysis<|message|>still thinking of 4", None),
+        (THOUGHT + "<|start|>assistant<|channel|>final", None),
+        ("4", None),
+    ],
+)
+def test_harmony_answers_in_the_final_channel_wherever_a_chunk_ends(
+    harmony: Path, reply: str, answer: str | None
+) -> None:
+    text = Text(harmony)
+    tokens = text.encode(reply)
+    for boundary in range(len(tokens) + 1):
+        found = text.answer([tokens[:boundary], tokens[boundary:]])
+        assert (found.text if found else None) == answer
+
+
+def test_harmony_is_recorded(harmony: Path, chat_model: Path) -> None:
+    assert Text(harmony).handling.record()["harmony"] is True
+    assert Text(chat_model).handling.record()["harmony"] is False
+    query = Text(harmony).query("2+2?")
+    assert Text(harmony).decode(query) == "<|start|>user<|message|>2+2?<|end|><|start|>assistant"

@@ -29,6 +29,7 @@ COMMANDS = [
     "report",
     "fetch",
     "trace",
+    "probe",
     "train",
     "values",
     "doctor",

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from scaling.text import RULES
+
 EngineName = Annotated[
     str,
     typer.Option(
@@ -21,3 +23,9 @@ ServedModel = Annotated[
 ]
 Deadline = Annotated[float, typer.Option(min=0.0, help="Seconds of one request to the server, tries included.")]
 KeyVariable = Annotated[str, typer.Option(help="Environment variable of the server's API key.")]
+AnswerRules = Annotated[
+    str | None,
+    typer.Option(
+        "--answer", help=f"Rules that find the answer, in order: {', '.join(RULES)}. Default: the task's own."
+    ),
+]

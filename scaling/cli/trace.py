@@ -24,6 +24,7 @@ from scaling.cli.environments import (
     environments_of,
 )
 from scaling.cli.options import (
+    AnswerRules,
     BaseUrl,
     Concurrency,
     Deadline,
@@ -36,7 +37,7 @@ from scaling.cli.options import (
 from scaling.cli.trace_view import TracePrinter, show_traces, summary_line
 from scaling.errors import UsageError
 from scaling.tasks import TASKS, load
-from scaling.text import DEFAULT_RULES, RULES
+from scaling.text import DEFAULT_RULES
 from scaling.thinking import Environment
 
 EXAMPLES = (
@@ -74,10 +75,7 @@ def trace(
     seed: Annotated[int, typer.Option(help="Of problems and sampling.")] = 0,
     system: Annotated[str | None, typer.Option(help="System prompt. Default: the chat template's own.")] = None,
     instruction: Annotated[str | None, typer.Option(help="Added to every question.")] = None,
-    answer: Annotated[
-        str | None,
-        typer.Option(help=f"Rules that find the answer, in order: {', '.join(RULES)}. Default: the task's own."),
-    ] = None,
+    answer: AnswerRules = None,
     engine: EngineName = "local",
     base_url: BaseUrl = None,
     served_model: ServedModel = None,
