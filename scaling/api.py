@@ -80,6 +80,6 @@ def build_report(stores: Mapping[str, Store]) -> Report:
         except FitError as error:
             remarks.append(f"no law was fitted: {error}")
     remarks += [f"no law for {w.message}" for w in caught if w.category is FitWarning]
-    studies = study_chapters(stores, remarks.append)
+    studies = study_chapters(stores, (frame, fits), remarks.append)
     manifests = {name: store.manifest for name, store in stores.items()}
     return build(frame, manifests, fits, Job(), remarks, studies, trace_page(stores))

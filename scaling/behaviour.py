@@ -9,15 +9,29 @@ from scaling.errors import FitError
 from scaling.results import Store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from reports.chapter import Chapter
+    from scaling.laws import Fit
+
+    Pricing = tuple[pd.DataFrame, list[Fit]]
 
 
-def study_chapters(stores: Mapping[str, Store], remark: Callable[[str], None] = lambda _: None) -> list[Chapter]:
+def study_chapters(
+    stores: Mapping[str, Store], pricing: Pricing | None = None, remark: Callable[[str], None] = lambda _: None
+) -> list[Chapter]:
     """The chapters of those runs that are of a study, in order; `remark` gets why one has none yet.
 
-    Raises `StoreError` for damaged traces.
+    `pricing`: the rows of all the runs and their laws, by which traces are priced. Raises `StoreError` for damaged
+    traces.
     """
-    made = {"probe": _probe}
+
+    def priced(name: str, store: Store) -> Chapter:
+        from reports.test_time import test_time_chapter
+
+        return test_time_chapter(name, priced_record(store, pricing, remark))
+
+    made = {"probe": _probe, "test-time": priced}
     chapters = []
     for name, store in stores.items():
         make = made.get(str(store.manifest.get("study")))
@@ -28,6 +42,37 @@ def study_chapters(stores: Mapping[str, Store], remark: Callable[[str], None] = 
         except FitError as error:
             remark(f"{name}: {error}")
     return chapters
+
+
+def priced_record(
+    store: Store, pricing: Pricing | None = None, remark: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """What a run of `scaling test-time` shows (`studies.test_time_scaling.analyse`).
+
+    Traces are priced by the measured laws where those cover every arm, else by the planner on the GPU that the run
+    names; `remark` gets why there is no price.
+    """
+    from studies.test_time_scaling import analyse
+    from studies.trace_cost import by_plan, by_rows
+    from studies.trace_frame import frame
+
+    options, traces = store.manifest.get("options", {}), frame(store)
+    why = "no run that measured its environments is reported with it, and it names no --gpu"
+    if pricing is not None and pricing[1]:
+        try:
+            return analyse(traces, by_rows(*pricing, hourly=options.get("price")))
+        except FitError as error:
+            why = str(error)
+    if options.get("gpu"):
+        from scaling.measure.sampler import EngineChoice
+        from scaling.planning import ask
+        from studies.checkpoints import DEFAULT_MODEL, find
+
+        source = find((options["model"] or [DEFAULT_MODEL])[0], EngineChoice()).source
+        question = ask(str(source.path), options["gpu"], options["gpus"], price=options["price"])
+        return analyse(traces, by_plan(question))
+    remark(f"{store.path.name} has no prices: {why}")
+    return analyse(traces)
 
 
 def trace_page(stores: Mapping[str, Store]) -> str | None:

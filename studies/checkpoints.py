@@ -13,6 +13,8 @@ from scaling.models import Source, read_json
 from trainer.checkpoint import FOLDER, STATE, checkpoints, newest
 from trainer.recipe import Recipe
 
+DEFAULT_MODEL = "smollm2-135m"
+
 
 class Trained(NamedTuple):
     """A model to ask. `recipe`: by which it was trained here, None where it was not, or not by a single step yet."""

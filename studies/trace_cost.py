@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import FitError
@@ -80,28 +80,29 @@ def _watts(frame: pd.DataFrame, fit: Fit) -> float | None:
 
 
 def by_plan(question: Question) -> Pricer:
-    """Prices by the planner, for rollouts alone: the arm's own lengths, cut at the budget, on the question's GPUs.
+    """Prices by the planner: the arm's own lengths, cut at the budget, sampled on the question's GPUs.
 
     Joules are the GPUs' power limit over the time, so an upper bound. The pricer raises `UsageError` for what does not
     fit the GPUs.
     """
     from scaling.predict.distribution import Distribution
-    from scaling.predict.plan import plan
+    from scaling.predict.serving import serve
     from scaling.thinking import rebuilt
+
+    setup, prompt_tokens = question.setup, question.work.prompt_tokens
 
     def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
         cut = sorted((min(length, budget) for length in lengths if length), reverse=True)
-        mean = sum(cut) / len(cut)
-        work = replace(question.work, distribution=Distribution("as sampled", recorded=tuple(cut)), budget=budget)
+        sampled = Distribution("as sampled", recorded=tuple(cut))
         environment = rebuilt(arm["environment"], arm["environment_parameters"])
-        made = plan(question.shape, question.setup, work, lambda _: environment, mean)
-        seconds = made.gpu_hours("rollout") * 3600 / work.job.traces
-        watts, hourly = question.setup.device.watts, question.setup.price
+        mean = sum(cut) / len(cut)
+        served = serve(question.shape, setup, environment, prompt_tokens, sampled, mean, len(cut))
+        hours = served.gpu_hours / len(cut)
         return Price(
-            seconds,
-            None if watts is None else seconds * watts,
-            None if hourly is None else seconds / 3600 * hourly,
-            f"analytic: planner, {question.model} on {question.setup.gpus} × {question.setup.device.name}",
+            3600 * hours,
+            None if setup.device.watts is None else 3600 * hours * setup.device.watts,
+            None if setup.price is None else hours * setup.price,
+            f"analytic: planner, {question.model} on {setup.gpus} × {setup.device.name}",
         )
 
     return price

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from scaling.cli.console import visible
 from scaling.errors import ScalingError, unknown
 
-# One line a command, in the order of the help: scaling/cli/<name>.py defines the function <name>, whose
+# One line a command, in the order of the help: scaling/cli/<name>.py defines the function <name> (with _ for -), whose
 # annotations are the options and whose docstring is the help, and EXAMPLES, a few command lines shown below it.
 # The function returns its exit code, or None for 0.
 COMMANDS = [
@@ -30,6 +30,7 @@ COMMANDS = [
     "fetch",
     "trace",
     "probe",
+    "test-time",
     "train",
     "values",
     "doctor",
@@ -62,8 +63,9 @@ app = typer.Typer(
     epilog=_examples("scaling run", "scaling fit", "scaling report", "scaling run --mode delethink --lengths 8k..96k"),
 )
 for _name in COMMANDS:
-    _module = import_module(f"{__name__}.{_name}")
-    app.command(_name, epilog=_examples(*_module.EXAMPLES))(getattr(_module, _name))
+    _function = _name.replace("-", "_")
+    _module = import_module(f"{__name__}.{_function}")
+    app.command(_name, epilog=_examples(*_module.EXAMPLES))(getattr(_module, _function))
 
 
 def _version(wanted: bool) -> None:
