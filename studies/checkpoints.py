@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,8 @@ from typing import NamedTuple
 from scaling.errors import CheckpointError
 from scaling.measure.sampler import EngineChoice
 from scaling.models import Source, read_json
-from trainer.checkpoint import FOLDER, STATE, checkpoints, newest
+from scaling.results.store import MANIFEST
+from trainer.checkpoint import FOLDER, STATE, checkpoints, newest, recipe_of
 from trainer.recipe import Recipe
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -42,7 +42,8 @@ def find(model: str, engine: EngineChoice) -> Trained:
     source = engine.source(model)
     if path.parent.name != FOLDER or not (path / "trainer" / STATE).is_file():
         return Trained(source, None)
-    state = read_json(path / "trainer" / STATE)
-    named = replace(source, name=f"{path.resolve().parents[1].name}{os.sep}{path.name}")
-    stored = state.get("recipe")
-    return Trained(named, Recipe.from_json(stored) if stored is not None and state.get("step") else None)
+    run = path.resolve().parents[1]
+    named = replace(source, name=f"{run.name}/{path.name}")
+    if not read_json(path / "trainer" / STATE).get("step"):
+        return Trained(named, None)
+    return Trained(named, recipe_of(path, Recipe.from_json(read_json(run / MANIFEST)["recipe"])))

@@ -28,6 +28,7 @@ def run(tmp_path: Path, chat_model: Path) -> Path:
         (there / "trainer").mkdir()
         state = {"schema_version": "1.0", "step": step, "asked": step, "recipe": recipe.to_json()}
         (there / "trainer" / "trainer.json").write_text(json.dumps(state))
+    (tmp_path / "walk-3" / "manifest.json").write_text(json.dumps({"recipe": replace(recipe, seed=2).to_json()}))
     return tmp_path / "walk-3"
 
 
@@ -41,6 +42,13 @@ def test_a_training_run_is_its_newest_checkpoint_called_by_run_and_step(run: Pat
 def test_a_warm_start_was_trained_in_no_environment(run: Path):
     assert find(str(run / "checkpoints" / "step-000000"), HERE).mode is None
     assert find(str(run / "checkpoints" / "step-000010"), HERE).mode == "delethink"
+
+
+def test_a_checkpoint_without_a_recipe_was_trained_as_its_run_began(run: Path):
+    state = run / "checkpoints" / "step-000020" / "trainer" / "trainer.json"
+    state.write_text(json.dumps({"schema_version": "1.0", "step": 20, "asked": 20}))
+    found = find(str(run), HERE)
+    assert (found.mode, found.recipe and found.recipe.seed) == ("delethink", 2)
 
 
 def test_any_other_model_is_found_as_everywhere(chat_model: Path):
