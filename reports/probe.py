@@ -243,7 +243,7 @@ def _swept(prefix: str, record: Record, name: str, column: str, label: str) -> D
             _line(page.axes, line, column, "value", LIGHT[role], "-", f"accuracy{of}")
             _line(page.axes, line, column, "ended_value", LIGHT[role], ":", f"ended{of}")
         if base is not None:
-            page.axes.axhline(base["value"], color=LIGHT["longcot"], label="LongCoT's accuracy")
+            page.axes.axhline(base["value"], color=LIGHT["longcot"], label="LongCoT's accuracy", zorder=1.5)
             page.axes.axhspan(base["low"], base["high"], color=LIGHT["longcot"], alpha=0.1, linewidth=0)
         token_axis(page.axes, data[column])
         page.axes.set_xlabel(label)

@@ -85,8 +85,8 @@ def analyse(
     """Of each arm: accuracy by thinking budget, ends, lengths, chunks, pass@k; of Delethink against LongCoT: what it
     keeps, and which problems either solves; of the ablations: accuracy by state and by context size.
 
-    A trace is right with a score of 1; part of a score counts for nothing. Failed traces are left out and counted. Problems are told by task and id together, count alike, and are paired
-    between arms. Accuracies are read off right-trimmed traces; comparisons are at the largest budget that all arms
+    A trace is right with a score of 1; part of a score counts for nothing. Failed traces are left out and counted.
+    Problems are told by task and id together, count alike, and are paired between arms. Accuracies are read off right-trimmed traces; comparisons are at the largest budget that all arms
     have. Votes, ends and lengths are of whole traces. `asked`: traces that every arm is to have, None where unknown.
     `published`: what others found, to be shown beside it.
 
@@ -127,7 +127,7 @@ def analyse(
 
 def _right_or_wrong(rows: pd.DataFrame) -> pd.DataFrame:
     """The traces with scores of 1 and 0 alone: tasks may give part of a score to what is not right."""
-    scores = [{budget: float(score == 1) for budget, score in row.items()} for row in rows["scores"]]
+    scores = rows["scores"].map(lambda row: {budget: float(score == 1) for budget, score in row.items()})
     return rows.assign(score=(rows["score"] == 1).astype(float), scores=scores)
 
 
