@@ -86,8 +86,9 @@ def analyse(
     keeps, and which problems either solves; of the ablations: accuracy by state and by context size.
 
     A trace is right with a score of 1; part of a score counts for nothing. Failed traces are left out and counted.
-    Problems are told by task and id together, count alike, and are paired between arms. Accuracies are read off right-trimmed traces; comparisons are at the largest budget that all arms
-    have. Votes, ends and lengths are of whole traces. `asked`: traces that every arm is to have, None where unknown.
+    Problems are told by task and id together, count alike, and are paired between arms. Accuracies are
+    read off right-trimmed traces; comparisons are at the largest budget that all arms have. Votes, ends and lengths
+    are of whole traces. `asked`: traces that every arm is to have, None where unknown.
     `published`: what others found, to be shown beside it.
 
     Raises `FitError` where no trace can be judged.

@@ -22,7 +22,8 @@ def estimate(value: float | None, low: float = 0.1, high: float | None = 0.9) ->
 def arm(context: int | None, state: int | None = None, **changes: Any) -> dict[str, Any]:
     label = "longcot" if context is None else f"delethink C={context} m={state}"
     return {
-        "label": label, "environment": label.split()[0], "environment_parameters": {}, "context_size": context,
+        "label": label, "environment": "longcot" if context is None else "delethink", "environment_parameters": {},
+        "context_size": context,
         "state_size": state, "iterations": None if context is None else 7, "budget": 1024, "traces": 32, "missing": 0,
         "failed": 0, "problems": 4, "ended": estimate(0.75), "chunked": estimate(0.5), "mean_thinking_tokens": 300.0,
         "mean_chunks": 2.5, **changes,
