@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from reports.chapter import Section
 from reports.drawing import LIGHT, Drawing, sheet, short, token_axis
-from reports.tables import number
+from reports.tables import NONE, Table, number
 
 Record = Mapping[str, Any]
 
@@ -103,3 +104,31 @@ def said_methods(points: Sequence[Record]) -> str:
     """How the intervals were made, each way once."""
     ways = dict.fromkeys(str(point["method"]) for point in points)
     return "Intervals: " + "; ".join(ways) + "." if ways else ""
+
+
+def sampling_section(prefix: str, measured: Sequence[Record]) -> Section:
+    """What sampling each arm took: `measured` as `studies.arm_costs.measured` tells it."""
+    data = pd.DataFrame(measured)
+    shown = pd.DataFrame(
+        {
+            "arm": data["arm"],
+            "traces": data["traces"].astype(str),
+            "device-s / trace": data["device_seconds_per_trace"].map(number),
+            "tokens / s": data["tokens_per_second"].map(number),
+            "at once": data["concurrency_mean"].map(number),
+            "doubtful": [reason or "" for reason in data["reason"]],
+        }
+    )
+    devices = " and ".join(dict.fromkeys(data["device"]))
+    caption = (
+        f"Measured on {devices}: seconds in which the engine worked on all of an arm's traces, times devices, by trace; "
+        f"{NONE} where the arm was not sampled in one go. Arms have traces of different lengths, which the laws of "
+        "measured runs do not."
+    )
+    return Section(
+        prefix + "sampling",
+        "What sampling took",
+        [],
+        [],
+        [Table(prefix + "sampling", "Measured", caption, data, shown)],
+    )

@@ -145,7 +145,7 @@ def to_markdown(report: Report) -> str:
                 cells = [[_escape(cell) for cell in row] for row in table.shown.to_numpy().tolist()]
                 lines += [f"**{table.title}**", ""]
                 if cells:
-                    lines += [_grid(list(table.shown.columns), cells), ""]
+                    lines += [_grid([_escape(name) for name in table.shown.columns], cells), ""]
                 lines += [_escape(table.caption), ""]
     if report.remarks:
         lines += ["## Remarks", "", *(f"- {_escape(remark)}" for remark in report.remarks), ""]

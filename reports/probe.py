@@ -44,7 +44,7 @@ def probe_chapter(run: str, record: Record) -> Chapter:
         tables = [item for item in items if isinstance(item, Table)]
         if drawings or tables:
             sections.append(Section(prefix + anchor, title, [], drawings, tables))
-    title = f"Markovian probe: {record['model']} on {', '.join(record['tasks'])} ({run})"
+    title = f"Markovian probe of {record['model']}, {run}"
     return Chapter(title, sentences(record), dict(record), sections)
 
 
@@ -171,7 +171,7 @@ def _overlap(prefix: str, record: Record) -> Drawing | None:
         page.axes.set_xlabel("problems")
         page.axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0))
         caption = (
-            f"Which of {number(int(data[list(KINDS)].sum(axis=1).max()))} problems each Delethink arm and LongCoT "
+            f"Which of {int(data[list(KINDS)].sum(axis=1).max()):,} problems each Delethink arm and LongCoT "
             f"solve. {_vote_caption(record)}"
         )
         return page.drawing(prefix + "coverage", "Overlap of solved problems", caption, data)
@@ -243,7 +243,7 @@ def _swept(prefix: str, record: Record, name: str, column: str, label: str) -> D
             _line(page.axes, line, column, "value", LIGHT[role], "-", f"accuracy{of}")
             _line(page.axes, line, column, "ended_value", LIGHT[role], ":", f"ended{of}")
         if base is not None:
-            page.axes.axhline(base["value"], color=LIGHT["longcot"], label="LongCoT's accuracy")
+            page.axes.axhline(base["value"], color=LIGHT["longcot"], label="LongCoT's accuracy", zorder=1.5)
             page.axes.axhspan(base["low"], base["high"], color=LIGHT["longcot"], alpha=0.1, linewidth=0)
         token_axis(page.axes, data[column])
         page.axes.set_xlabel(label)
@@ -251,8 +251,8 @@ def _swept(prefix: str, record: Record, name: str, column: str, label: str) -> D
         page.axes.legend(frameon=False, fontsize=8)
         caption = (
             f"Accuracy at {short(record['budget'])} thinking tokens, and the share of traces that the model ended "
-            f"itself, by {name} size, over {number(int(data['problems'].max()))} problems and "
-            f"{number(int(data['samples'].min()))} to {number(int(data['samples'].max()))} traces an arm; shades are "
+            f"itself, by {name} size, over {data['problems'].max():,} problems and "
+            f"{data['samples'].min():,} to {data['samples'].max():,} traces an arm; shades are "
             f"95 % intervals. {said_methods(points)}"
         )
         return page.drawing(f"{prefix}{name}", f"Accuracy by {name} size", caption, data)

@@ -46,7 +46,7 @@ def test_time_chapter(run: str, record: Record) -> Chapter:
             prefix + "parallel", "Several traces in parallel", [_parallel(prefix, look, shown), _votes(prefix, shown)]
         ),
     ]
-    title = f"Test-time scaling: {', '.join(record['tasks'])} ({run})"
+    title = f"Test-time scaling, {run}"
     return Chapter(title, sentences(record), dict(record), [each for each in sections if each is not None])
 
 

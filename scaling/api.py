@@ -69,17 +69,19 @@ def build_report(stores: Mapping[str, Store]) -> Report:
     from reports.page import build
     from scaling.behaviour import study_chapters, trace_page
     from scaling.laws import FitWarning, Job, fit_frame
+    from studies.trace_frame import is_study
 
     frame = join(stores)
+    costs = frame[~frame["run"].isin([name for name, store in stores.items() if is_study(store)])]
     fits: list[Fit] = []
     remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FitWarning)
         try:
-            fits = fit_frame(frame, resampler(frame, stores))
+            fits = fit_frame(costs, resampler(costs, stores)) if len(costs) else []
         except FitError as error:
             remarks.append(f"no law was fitted: {error}")
     remarks += [f"no law for {w.message}" for w in caught if w.category is FitWarning]
-    studies = study_chapters(stores, (frame, fits), remarks.append)
+    studies = study_chapters(stores, (costs, fits), remarks.append)
     manifests = {name: store.manifest for name, store in stores.items()}
-    return build(frame, manifests, fits, Job(), remarks, studies, trace_page(stores))
+    return build(costs, manifests, fits, Job(), remarks, studies, trace_page(stores))

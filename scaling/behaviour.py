@@ -26,6 +26,9 @@ def study_chapters(
     traces.
     """
 
+    from reports.arms import sampling_section, slug
+    from studies.arm_costs import measured
+
     def priced(name: str, store: Store) -> Chapter:
         from reports.test_time import test_time_chapter
 
@@ -38,9 +41,13 @@ def study_chapters(
         if make is None:
             continue
         try:
-            chapters.append(make(name, store))
+            chapter = make(name, store)
         except FitError as error:
             remark(f"{name}: {error}")
+            continue
+        if took := measured(store):
+            chapter.sections.append(sampling_section(f"{slug(name)}-", took))
+        chapters.append(chapter)
     return chapters
 
 

@@ -17,7 +17,7 @@ from scaling.measure.subject import torch_device
 from scaling.measure.telemetry import Telemetry
 from scaling.models import Source
 from scaling.predict.shape import Shape
-from scaling.results import Row
+from scaling.results import Row, Store
 from scaling.thinking import Environment
 
 RESUMED = "resumed: its traces were not sampled in one go"
@@ -168,3 +168,28 @@ def cost_row(
 def _thought(tally: Tally) -> float:
     """Mean thinking tokens of a trace."""
     return sum(sum(lengths) for _, lengths in tally.sizes) / len(tally.sizes)
+
+
+TOLD_BY = ("context_size", "state_size", "head", "carryover", "iterations", "summary_size", "extensions")
+"""Columns of a row by which it is told to which arm of a model it belongs."""
+
+
+def measured(store: Store) -> list[dict[str, Any]]:
+    """What sampling each arm of a study's run took, from its row: a record an arm that has one, in order.
+
+    `device_seconds_per_trace` and what is reckoned from it are null where the arm was not sampled in one go, or all its
+    traces failed; `reason` says why, or why the seconds are not to be trusted.
+    """
+    rows = store.frame().astype(object).where(store.frame().notna(), None).to_dict("records")
+    found = []
+    for arm in store.manifest["arms"]:
+        known = {"model": arm["model"]["name"], "environment": arm["environment"]}
+        known |= {name: arm["environment_parameters"].get(name) for name in TOLD_BY}
+        row = next((row for row in rows if all(row[name] == value for name, value in known.items())), None)
+        if row is None:
+            continue
+        names = ("traces", "device_seconds_per_trace", "tokens_per_second", "concurrency_mean", "device")
+        trusted = row["status"] == "ok" and row["seconds_valid"]
+        reason = None if trusted else row["reason"] or row["seconds_reason"]
+        found.append({"arm": arm["label"], **{name: row[name] for name in names}, "reason": reason})
+    return found

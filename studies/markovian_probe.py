@@ -85,16 +85,17 @@ def analyse(
     """Of each arm: accuracy by thinking budget, ends, lengths, chunks, pass@k; of Delethink against LongCoT: what it
     keeps, and which problems either solves; of the ablations: accuracy by state and by context size.
 
-    Failed traces are left out and counted. Problems are told by task and id together, count alike, and are paired
-    between arms. Accuracies are read off right-trimmed traces; comparisons are at the largest budget that all arms
-    have. Votes, ends and lengths are of whole traces. `asked`: traces that every arm is to have, None where unknown.
+    A trace is right with a score of 1; part of a score counts for nothing. Failed traces are left out and counted.
+    Problems are told by task and id together, count alike, and are paired between arms. Accuracies are
+    read off right-trimmed traces; comparisons are at the largest budget that all arms have. Votes, ends and lengths
+    are of whole traces. `asked`: traces that every arm is to have, None where unknown.
     `published`: what others found, to be shown beside it.
 
     Raises `FitError` where no trace can be judged.
     """
     if not len(frame):
         raise FitError("there are no traces yet; go on with the probe (--resume)")
-    judged = frame[frame["error"].isna()]
+    judged = _right_or_wrong(frame[frame["error"].isna()])
     if not len(judged):
         raise FitError("every trace failed, so there is nothing to judge; see the errors in the run's traces")
     budget = min(max(scores) for scores in judged["scores"])
@@ -123,6 +124,12 @@ def analyse(
         "context": _context(arms, accuracy, budget),
         "published": [dict(one) for one in published],
     }
+
+
+def _right_or_wrong(rows: pd.DataFrame) -> pd.DataFrame:
+    """The traces with scores of 1 and 0 alone: tasks may give part of a score to what is not right."""
+    scores = rows["scores"].map(lambda row: {budget: float(score == 1) for budget, score in row.items()})
+    return rows.assign(score=(rows["score"] == 1).astype(float), scores=scores)
 
 
 def _arm(label: str, every: pd.DataFrame, rows: pd.DataFrame, asked: int | None) -> dict[str, Any]:

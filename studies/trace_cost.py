@@ -62,7 +62,7 @@ def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = Non
             seconds,
             None if watts is None else seconds * watts,
             None if hourly is None else seconds / 3600 * hourly,
-            f"fitted: {fit.law} law of {fit.curve['method']} rows on {fit.curve['device']}{reach}",
+            f"fitted: {fit.law} law of {curve['method']} rows of {curve['model']} on {curve['device']}{reach}",
         )
 
     return price

@@ -109,13 +109,12 @@ def probe(
     if dry_run:
         _show_plan(plan, options, json=json, alone=True)
         return 0
-    if store is None:
-        _show_plan(plan, options)
     with opened_tasks(
         options["task"] or [], options["seed"], options["problems"], rules_of(options["answer"])
     ) as questions:
         study = _study(options, environments, questions)
         if store is None:
+            _show_plan(plan, options)
             store = begun(out or default_directory("probe", options["model"]), study, options)
         say(f"{len(study.arms)} arms × {len(study.asked)} traces; into {store.path}")
         outcomes = conduct(store, study)
@@ -191,7 +190,7 @@ def _show_plan(
     table = Table(title=f"planned: {options['model']}{on}", title_justify="left")
     table.add_column("arm", no_wrap=True)
     for heading in ("traces", "thinking tokens", "processed", "GPU-hours"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for arm in plan:
         table.add_row(
             arm["arm"],
@@ -220,7 +219,7 @@ def _span(value: float | None, most: float | None) -> str:
 def _short(value: float) -> str:
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
 
