@@ -94,8 +94,8 @@ def accuracy_by_budget(name: str, arms: Sequence[Record], points: Sequence[Recor
         caption = (
             f"Accuracy (avg@k) by thinking budget up to {short(int(data['budget'].max()))} tokens, from the same "
             f"traces cut off at each budget, over {number(int(data['problems'].max()))} problems and "
-            f"{number(int(data['samples'].min()))} to {number(int(data['samples'].max()))} traces an arm; shades are "
-            f"95 % intervals. {methods}"
+            f"{number(int(data['samples'].min()))} to {number(int(data['samples'].max()))} traces an arm. "
+            f"{methods}"
         )
         return page.drawing(name, "Accuracy by thinking budget", caption, data)
 
@@ -103,7 +103,7 @@ def accuracy_by_budget(name: str, arms: Sequence[Record], points: Sequence[Recor
 def said_methods(points: Sequence[Record]) -> str:
     """How the intervals were made, each way once."""
     ways = dict.fromkeys(str(point["method"]) for point in points)
-    return "Intervals: " + "; ".join(ways) + "." if ways else ""
+    return "Shades and brackets: " + "; ".join(ways) + "." if ways else ""
 
 
 def sampling_section(prefix: str, measured: Sequence[Record]) -> Section:
@@ -121,7 +121,7 @@ def sampling_section(prefix: str, measured: Sequence[Record]) -> Section:
     )
     devices = " and ".join(dict.fromkeys(data["device"]))
     caption = (
-        f"Measured on {devices}: seconds in which the engine worked on all of an arm's traces, times devices, by trace; "
+        f"Measured on {devices}: seconds in which the engine worked on an arm's traces, times devices, by trace; "
         f"{NONE} where the arm was not sampled in one go. Arms have traces of different lengths, which the laws of "
         "measured runs do not."
     )

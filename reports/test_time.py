@@ -60,11 +60,12 @@ def sentences(record: Record) -> list[str]:
             said.append(f"{arm['label']}: every one of {arm['traces']} traces failed.")
             continue
         first, last = line[0], line[-1]
+        over = f", brackets span {arm['checkpoints']} checkpoints" if arm.get("checkpoints", 1) > 1 else ""
         failed = f" {arm['failed']} of {arm['traces']} traces failed and are left out." if arm["failed"] else ""
         said.append(
             f"{arm['label']}: {with_interval(last)} % right at {short(last['budget'])} thinking tokens, "
             f"{with_interval(first)} % at {short(first['budget'])} (n = {last['samples']} traces of "
-            f"{last['problems']} problems).{failed}"
+            f"{last['problems']} problems{over}).{failed}"
         )
     for made in () if record["seeds"] else record["comparisons"]:
         ratio = made["ratio"]
@@ -81,6 +82,12 @@ def _section(anchor: str, title: str, shown: Sequence[Drawing | Table | None]) -
     return Section(anchor, title, [], drawings, tables) if drawings or tables else None
 
 
+def _brackets(record: Record) -> str:
+    """What stands in brackets beside the values of a record."""
+    many = any(arm.get("checkpoints", 1) > 1 for arm in record["arms"])
+    return "the lowest and the highest checkpoint in brackets" if many else "95 % intervals in brackets"
+
+
 def _accuracy(prefix: str, record: Record) -> Table:
     data = pd.DataFrame(record["accuracy"])
     budgets = sorted(data["budget"].unique())
@@ -92,7 +99,7 @@ def _accuracy(prefix: str, record: Record) -> Table:
         facts = {"failed": str(arm["failed"]), "mean tokens": mean, "ended, %": share(arm["ended_share"])}
         rows.append({"arm": arm["label"], "traces": str(arm["traces"]), **facts, **cells})
     caption = (
-        "Percent right with 95 % intervals, by thinking budget: the same traces cut off there and judged anew. Ended: "
+        f"Percent right with {_brackets(record)}, by budget: the same traces cut off there and judged anew. Ended: "
         f"traces that the model ended itself. {said_methods(record['accuracy'])}"
     )
     return Table(prefix + "accuracy", "Accuracy by budget", caption, data, pd.DataFrame(rows))
@@ -109,7 +116,7 @@ def _transfer(prefix: str, record: Record) -> Table | None:
         cells = {int(point["budget"]): with_interval(point) for point in mine}
         named = {"trained in": str(trained), "sampled in": str(environment), "arm": str(arm)}
         rows.append({**named, **{short(b): cells.get(int(b), NONE) for b in budgets}})
-    caption = "Percent right with 95 % intervals by thinking budget, where each checkpoint was trained and sampled."
+    caption = f"Percent right with {_brackets(record)}, by thinking budget, where each was trained and sampled."
     return Table(prefix + "transfer", "Trained in × sampled in", caption, data, pd.DataFrame(rows))
 
 
@@ -217,5 +224,5 @@ def _votes(prefix: str, record: Record) -> Table | None:
             "maj@k, %": [with_interval(p["majority"]) for p in record["parallel"]],
         }
     )
-    caption = "Percent of problems with 95 % intervals."
+    caption = f"Percent of problems with {_brackets(record)}."
     return Table(prefix + "parallel", "pass@k and maj@k", caption, pd.DataFrame(flat), shown)
