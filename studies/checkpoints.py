@@ -40,10 +40,11 @@ def find(model: str, engine: EngineChoice) -> Trained:
         path = newest(path)
         model = str(path)
     source = engine.source(model)
-    if path.parent.name != FOLDER or not (path / "trainer" / STATE).is_file():
+    if path.parent.name != FOLDER:
         return Trained(source, None)
     run = path.resolve().parents[1]
     named = replace(source, name=f"{run.name}/{path.name}")
-    if not read_json(path / "trainer" / STATE).get("step"):
+    state = path / "trainer" / STATE
+    if not state.is_file() or not read_json(state).get("step"):
         return Trained(named, None)
     return Trained(named, recipe_of(path, Recipe.from_json(read_json(run / MANIFEST)["recipe"])))

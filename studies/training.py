@@ -132,6 +132,8 @@ class Study:
         )
         pending = run / "pending"
         decoder.save(pending)
+        Walk.tokenizer.save(pending)
+        (pending / "generation_config.json").write_text(json.dumps({"eos_token_id": [Walk.tokenizer.eos]}) + "\n")
         (run / FOLDER).mkdir()
         pending.replace(run / FOLDER / "step-000000")
 
@@ -282,13 +284,14 @@ def page(record: Mapping[str, Any]) -> str:
             f" | {run['seconds'][-1]:.0f} | {sum(run['thinking_tokens']) / 1e6:.2f}M"
             f" | {sum(run['value_tokens']) / 1e6:.2f}M |"
         )
-    budgets = record["evaluations"][0]["budgets"] if record["evaluations"] else []
+    if not record["evaluations"]:
+        return "\n".join(lines)
     heads = " | ".join(f"I = {i}" for i in SHOWN)
     ranges_of = {"all ranges": slice(None)} | {f"{a}–{b} steps": slice(i, i + 1) for i, (a, b) in enumerate(LENGTHS)}
     for title, ranges in ranges_of.items():
         lines += ["", f"Right, {title}: mean over seeds, lowest to highest.", ""]
         lines += [f"| policy | sampled with | positions | {heads} |", "|---|---|---|" + "---|" * len(SHOWN)]
-        columns = [shares(record, ITERATIONS.index(i), ranges) for i in SHOWN] if budgets else []
+        columns = [shares(record, ITERATIONS.index(i), ranges) for i in SHOWN]
         for key in columns[0] if columns else ():
             cells = []
             for column in columns:
@@ -297,7 +300,7 @@ def page(record: Mapping[str, Any]) -> str:
             lines.append(f"| {' | '.join((*key, *cells))} |")
     lines += ["", "Each seed, all ranges, with Jeffreys' 95 % interval.", ""]
     lines += [f"| policy | sampled with | positions | seed | {heads} |", "|---|---|---|---|" + "---|" * len(SHOWN)]
-    columns = [shares(record, ITERATIONS.index(i)) for i in SHOWN] if budgets else []
+    columns = [shares(record, ITERATIONS.index(i)) for i in SHOWN]
     for key in columns[0] if columns else ():
         for row in zip(*(column[key] for column in columns), strict=True):
             cells = ["{:.2f} ({:.2f}–{:.2f})".format(right / of, *jeffreys(right, of)) for _, right, of in row]
