@@ -53,7 +53,7 @@ def probe(
             "gpt-oss-120b. Options given here override it."
         ),
     ] = None,
-    thinking_tokens: Annotated[str, typer.Option(help="Thinking budget of every trace.")] = "1k",
+    thinking_tokens: Annotated[str, typer.Option(help="Thinking budget of every trace.")] = "256",
     context_size: Annotated[
         list[str] | None, typer.Option(help="Delethink's C. Repeatable. Default: a quarter of the thinking tokens.")
     ] = None,
