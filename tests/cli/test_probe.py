@@ -200,3 +200,14 @@ def test_a_probe_that_has_just_begun_is_reported_as_such(cli: Cli, probed: Path,
     ran = cli("report", tmp_path / "begun")
     assert ran.code == 0, ran.err
     assert "The probe is not finished: 1 traces of the arms that were begun" in ran.out
+
+
+def test_costs_and_a_probe_share_a_report(cli: Cli, probed: Path, tmp_path: Path, make_row: Callable[..., Any]) -> None:
+    store = Store.create(tmp_path / "costs", {"config": {"model": "tiny"}})
+    for tokens in (1024, 2048, 4096):
+        row = make_row(cell_id=f"c{tokens}", mean_thinking_tokens=tokens, device_seconds_per_trace=tokens / 1000)
+        store.append(row)
+    ran = cli("report", store.path, probed, "--out", tmp_path / "report")
+    assert ran.code == 0, ran.err
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.index("Markovian probe: bytes") < page.index("Cost by thinking length")
