@@ -44,8 +44,7 @@ def probe_chapter(run: str, record: Record) -> Chapter:
         tables = [item for item in items if isinstance(item, Table)]
         if drawings or tables:
             sections.append(Section(prefix + anchor, title, [], drawings, tables))
-    names = dict.fromkeys(task.partition(":")[0] for task in record["tasks"])
-    title = f"Markovian probe: {record['model']} on {', '.join(names)} ({run})"
+    title = f"Markovian probe of {record['model']}, {run}"
     return Chapter(title, sentences(record), dict(record), sections)
 
 

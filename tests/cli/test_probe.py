@@ -178,7 +178,7 @@ def test_a_report_has_the_probe_its_cost_and_its_traces(cli: Cli, probed: Path, 
     ran = cli("report", probed, "--out", tmp_path / "report")
     assert ran.code == 0, ran.err
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "Markovian probe: bytes on chain_sum" in page
+    assert "Markovian probe of bytes, probed" in page
     assert "device-seconds" in page
     assert "traces.html" in page
     assert (tmp_path / "report" / "traces.html").exists()
@@ -210,4 +210,4 @@ def test_costs_and_a_probe_share_a_report(cli: Cli, probed: Path, tmp_path: Path
     ran = cli("report", store.path, probed, "--out", tmp_path / "report")
     assert ran.code == 0, ran.err
     page = (tmp_path / "report" / "index.html").read_text()
-    assert page.index("Markovian probe: bytes") < page.index("Cost by thinking length")
+    assert page.index("Markovian probe of bytes") < page.index("Cost by thinking length")
