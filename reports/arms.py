@@ -93,8 +93,8 @@ def accuracy_by_budget(name: str, arms: Sequence[Record], points: Sequence[Recor
         page.axes.legend(frameon=False, fontsize=8)
         caption = (
             f"Accuracy (avg@k) by thinking budget up to {short(int(data['budget'].max()))} tokens, from the same "
-            f"traces cut off at each budget, over {number(int(data['problems'].max()))} problems and "
-            f"{number(int(data['samples'].min()))} to {number(int(data['samples'].max()))} traces an arm. "
+            f"traces cut off at each budget, over {int(data['problems'].max()):,} problems and "
+            f"{int(data['samples'].min()):,} to {int(data['samples'].max()):,} traces an arm. "
             f"{methods}"
         )
         return page.drawing(name, "Accuracy by thinking budget", caption, data)

@@ -94,10 +94,8 @@ def _tasks(prefix: str, record: Record) -> Table | None:
     if len(record["tasks"]) < 2:
         return None
     points = record["by_task"]
-    rows = []
-    for label in dict.fromkeys(point["arm"] for point in points):
-        cells = {point["task"]: with_interval(point) for point in points if point["arm"] == label}
-        rows.append({"arm": label, **{task: cells.get(task, NONE) for task in record["tasks"]}})
+    points = sorted(points, key=lambda point: record["tasks"].index(point["task"]))
+    rows = [{"task": each["task"], "arm": each["arm"], "right, %": with_interval(each)} for each in points]
     caption = (
         f"Percent right with 95 % intervals, task by task, at {short(record['budget'])} tokens. {said_methods(points)}"
     )
@@ -206,7 +204,7 @@ def _passes(prefix: str, record: Record) -> Table | None:
         rows.append({"arm": label, **{f"k = {k}": cells.get(k, NONE) for k in ks}})
     caption = (
         f"Percent of problems that one of k traces solves, at {short(record['budget'])} tokens, with 95 % intervals. "
-        f"{said_methods(points)}"
+        f"{said_methods([point for point in points if point['k'] == ks[-1]])}"
     )
     return Table(prefix + "pass", "pass@k", caption, pd.DataFrame(points), pd.DataFrame(rows))
 

@@ -48,7 +48,7 @@ def steps(folder: Path, seeds: Sequence[int], problems: int, settings: Sequence[
         "--seeds", ",".join(map(str, seeds)), *(["--set", *settings] if settings else []),
     ]  # fmt: skip
     yield asked(
-        "probe", "probe", "--model", str(newest(training / f"warm-{seeds[0]}")), "--task", f"walk:low={RANGES[0]}",
+        "probe", "probe", "--model", str(training / f"warm-{seeds[0]}"), "--task", f"walk:low={RANGES[0]}",
         "--thinking-tokens", "288", "--context-size", "96", "--ablation", "state", "--ablation", "context",
         "--head", "0",
         "--temperature", "1", "--problems", str(2 * problems), "--samples", "16", "--seed", "1000000",

@@ -24,9 +24,10 @@ SCHEMA_VERSION = "1.0"
 def analyse(frame: pd.DataFrame, price: Pricer | None = None) -> dict[str, Any]:
     """Of each arm: accuracy by thinking budget, pass@k and maj@k; of all: trained × sampled, and cost with its front.
 
-    Failed traces are left out and counted. Problems are told by task and id together, and each counts alike. Budgets
-    are read by right-trimming (*The Markovian Thinker*, evaluation). With `price`, every arm and budget has what a
-    trace costs when it is cut there, and the points that nothing is both cheaper and as right as are marked.
+    A trace is right with a score of 1. Failed ones are left out and counted. Problems are told by task and id together,
+    and each counts alike. Budgets are read by right-trimming (*The Markovian Thinker*, evaluation). With `price`, every
+    arm and budget has what a trace costs when it is cut there, and the points that nothing is both cheaper and as right
+    as are marked.
     `seeds` has the same again over arms whose checkpoints differ in their seed alone, empty where none do.
     Raises `FitError` where no trace can be judged, or an arm has no price.
     """
@@ -43,7 +44,8 @@ def analyse(frame: pd.DataFrame, price: Pricer | None = None) -> dict[str, Any]:
         if not len(rows):
             continue
         lengths = [int(n) for n in rows["thinking_tokens"]]
-        for budget, estimate in by_budget(_by_problem(rows, "scores")).items():
+        right = rows["scores"].map(lambda scores: {budget: float(score == 1) for budget, score in scores.items()})
+        for budget, estimate in by_budget(_by_problem(rows.assign(right=right), "right")).items():
             point = {"arm": label, "budget": budget, "mean_tokens": _cut(lengths, budget), **estimate.record()}
             found["accuracy"].append(point)
             if price is not None:
@@ -92,7 +94,7 @@ def _cut(lengths: Sequence[int], budget: int) -> float:
 
 def _parallel(label: str, rows: pd.DataFrame, mean_tokens: float) -> list[dict[str, Any]]:
     """pass@k and maj@k for k = 1, 2, 4, … as far as every problem has samples; `tokens` are those of k traces."""
-    scores, answers = _by_problem(rows, "score"), _by_problem(rows, "answer")
+    scores, answers = _by_problem(rows.assign(right=rows["score"].eq(1.0)), "right"), _by_problem(rows, "answer")
     fewest = min(map(len, scores))
     ks = [1 << power for power in range(fewest.bit_length()) if 1 << power <= fewest]
     return [
@@ -141,7 +143,8 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _scores(judged: pd.DataFrame, label: str) -> Any:
-    return judged[judged["arm"] == label].groupby(["task", "problem"], sort=True)["score"]
+    rows = judged[judged["arm"] == label]
+    return rows["score"].eq(1.0).groupby([rows["task"], rows["problem"]], sort=True)
 
 
 def _mark_front(costs: list[dict[str, Any]]) -> None:

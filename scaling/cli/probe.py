@@ -45,7 +45,9 @@ def probe(
     task: Annotated[
         list[str] | None, typer.Option(help="Questions, e.g. chain_sum or chain_sum:max_terms=2. Repeatable.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A fetched model, or the directory of a checkpoint.")] = "smollm2-135m",
+    model: Annotated[
+        str, typer.Option(help="A fetched model, a checkpoint, or a training run, whose newest it is.")
+    ] = "smollm2-135m",
     preset: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +55,7 @@ def probe(
             "gpt-oss-120b. Options given here override it."
         ),
     ] = None,
-    thinking_tokens: Annotated[str, typer.Option(help="Thinking budget of every trace.")] = "1k",
+    thinking_tokens: Annotated[str, typer.Option(help="Thinking budget of every trace.")] = "256",
     context_size: Annotated[
         list[str] | None, typer.Option(help="Delethink's C. Repeatable. Default: a quarter of the thinking tokens.")
     ] = None,
@@ -140,18 +142,19 @@ def _study(options: Mapping[str, Any], environments: Mapping[str, Environment], 
     from scaling.rollout import Sampling
     from scaling.text import Text
     from studies.asking import Arm, Study
+    from studies.checkpoints import find
     from studies.markovian_probe import default_budgets
 
     names = ("dtype", "concurrency", "tensor_parallel", "base_url", "served_model", "deadline", "key_variable")
     choice = EngineChoice(options["engine"], **{name: options[name] for name in names})
-    source = choice.source(options["model"])
+    source, _ = model = find(options["model"], choice)
     assert source.path is not None
     text = Text(source.path, system=options["system"], instruction=options["instruction"])
     tokens = parse_tokens(options["thinking_tokens"])
     judged = default_budgets(tokens) if options["budgets"] is None else [*parse_lengths(options["budgets"]), tokens]
     return Study(
         name="probe",
-        arms=[Arm(label, environment, source, text) for label, environment in environments.items()],
+        arms=[Arm(label, environment, source, text, model.mode) for label, environment in environments.items()],
         questions=questions,
         samples=options["samples"],
         sampling=Sampling(options["temperature"], options["top_p"], options["seed"]),

@@ -52,7 +52,7 @@ def test_a_probe_says_what_it_found_and_what_is_next(cli: Cli, chat_model: Path,
     assert "LongCoT solves nothing at 48 thinking tokens" in verdict
     assert path == str(tmp_path / "p")
     assert "no GPU was named" in ran.err
-    assert "longcot: 4 traces, 0 right" in ran.err
+    assert "longcot: 4 traces, 0% right" in ran.err
 
 
 def test_a_whole_probe_goes_on_to_nothing_and_tells_the_same(cli: Cli, probed: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_report_has_the_probe_its_cost_and_its_traces(cli: Cli, probed: Path, 
     ran = cli("report", probed, "--out", tmp_path / "report")
     assert ran.code == 0, ran.err
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "Markovian probe: bytes on chain_sum" in page
+    assert "Markovian probe of bytes, probed" in page
     assert "device-seconds" in page
     assert "traces.html" in page
     assert (tmp_path / "report" / "traces.html").exists()
@@ -200,3 +200,14 @@ def test_a_probe_that_has_just_begun_is_reported_as_such(cli: Cli, probed: Path,
     ran = cli("report", tmp_path / "begun")
     assert ran.code == 0, ran.err
     assert "The probe is not finished: 1 traces of the arms that were begun" in ran.out
+
+
+def test_costs_and_a_probe_share_a_report(cli: Cli, probed: Path, tmp_path: Path, make_row: Callable[..., Any]) -> None:
+    store = Store.create(tmp_path / "costs", {"config": {"model": "tiny"}})
+    for tokens in (1024, 2048, 4096):
+        row = make_row(cell_id=f"c{tokens}", mean_thinking_tokens=tokens, device_seconds_per_trace=tokens / 1000)
+        store.append(row)
+    ran = cli("report", store.path, probed, "--out", tmp_path / "report")
+    assert ran.code == 0, ran.err
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.index("Markovian probe of bytes") < page.index("Cost by thinking length")

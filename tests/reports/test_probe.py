@@ -78,6 +78,7 @@ def test_every_part_has_its_figure_or_table_named_after_the_run(chapter: Chapter
     assert tables["first-run-pass"].shown.iloc[0].to_dict() == {
         "arm": "longcot", "k = 1": "50 [10, 90]", "k = 2": "50 [10, 90]"
     }  # fmt: skip
+    assert tables["first-run-tasks"].shown["task"].tolist() == ["sums"] * 4 + ["<b>gcd</b>"] * 4
     assert tables["first-run-coverage"].data["solved_by"].tolist() == ["both", "both", "only_first", "neither"]
     assert tables["first-run-published"].caption == "Published, not measured here."
 
