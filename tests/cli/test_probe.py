@@ -179,7 +179,7 @@ def test_a_report_has_the_probe_its_cost_and_its_traces(cli: Cli, probed: Path, 
     assert ran.code == 0, ran.err
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Markovian probe of bytes, probed" in page
-        assert "What sampling took" in page
+    assert "What sampling took" in page
     assert "traces.html" in page
     assert (tmp_path / "report" / "traces.html").exists()
     assert (tmp_path / "report" / "figures" / "probed-accuracy.csv").exists()
