@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import FitError
@@ -27,6 +29,7 @@ def study_chapters(
     """
 
     from reports.arms import sampling_section, slug
+    from reports.thoughts import thoughts_chapter
     from studies.arm_costs import measured
 
     def priced(name: str, store: Store) -> Chapter:
@@ -47,7 +50,7 @@ def study_chapters(
             continue
         if took := measured(store):
             chapter.sections.append(sampling_section(f"{slug(name)}-", took))
-        chapters.append(chapter)
+        chapters += [chapter, thoughts_chapter(name, thoughts_of(store.path))]
     return chapters
 
 
@@ -80,6 +83,22 @@ def priced_record(
         return analyse(traces, by_plan(question))
     remark(f"{store.path.name} has no prices: {why}")
     return analyse(traces)
+
+
+def thoughts_of(place: Path) -> dict[str, Any]:
+    """What the traces of a study's run, or of a JSONL file, look like (`studies.thoughts.analyse`).
+
+    Raises `UsageError` for a run without traces, `StoreError` for what cannot be read, `FitError` where none was
+    judged.
+    """
+    from scaling.traces import read_traces
+    from studies.thoughts import analyse, by_arm
+    from studies.trace_frame import labels, records
+
+    if place.is_file():
+        return analyse(by_arm(read_traces(place)))
+    store = Store.open(place)
+    return analyse({label: partial(records, store, label) for label in labels(store)})
 
 
 def trace_page(stores: Mapping[str, Store]) -> str | None:

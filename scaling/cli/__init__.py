@@ -31,6 +31,7 @@ COMMANDS = [
     "trace",
     "probe",
     "test-time",
+    "thoughts",
     "train",
     "values",
     "doctor",
