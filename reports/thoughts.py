@@ -240,7 +240,7 @@ def _boundaries(prefix: str, arms: Sequence[Record], ngram: int) -> Table | None
         f"Share of {ngram}-grams of response tokens that stood earlier in the trace, in the window just before and "
         "just after chunk boundaries; what is carried over and read again does not count, nor does what stands "
         "astride. LongCoT there: after − before at the same depths of LongCoT's traces of the same model, where "
-        "there is no boundary. Excess: what the arm has beyond that, mean over problems that have both; above 0, "
+        "there is no boundary. Excess: what the arm has beyond that, mean over problems with both; above 0, "
         f"boundaries would cause repetition. Traces that end early have fewer boundaries. In percent and points. {METHOD}"
     )
     return Table(
