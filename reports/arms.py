@@ -91,10 +91,11 @@ def accuracy_by_budget(name: str, arms: Sequence[Record], points: Sequence[Recor
         page.axes.set_xlabel("thinking budget, tokens (traces cut off there)")
         percent_axis(page.axes, "accuracy")
         page.axes.legend(frameon=False, fontsize=8)
+        least, most = int(data["samples"].min()), int(data["samples"].max())
+        traces = f"{most:,}" if least == most else f"{least:,} to {most:,}"
         caption = (
             f"Accuracy (avg@k) by thinking budget up to {short(int(data['budget'].max()))} tokens, from the same "
-            f"traces cut off at each budget, over {int(data['problems'].max()):,} problems and "
-            f"{int(data['samples'].min()):,} to {int(data['samples'].max()):,} traces an arm. "
+            f"traces cut off at each budget, over {int(data['problems'].max()):,} problems and {traces} traces an arm. "
             f"{methods}"
         )
         return page.drawing(name, "Accuracy by thinking budget", caption, data)

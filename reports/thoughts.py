@@ -63,8 +63,6 @@ def sentences(record: Record) -> list[str]:
                 f"{arm['label']}: after {bound['boundaries']:,} chunk boundaries {_told(bound['after'], share)} % of "
                 f"{record['ngram']}-grams were seen before, {_told(bound['before'], share)} % just ahead of them"
             )
-            if bound["excess"] is not None:
-                line += f"; beyond what LongCoT does at the same depths: {_told(bound['excess'], share)} points"
             said.append(f"{line}.")
     return said
 
@@ -240,8 +238,9 @@ def _boundaries(prefix: str, arms: Sequence[Record], ngram: int) -> Table | None
         f"Share of {ngram}-grams of response tokens that stood earlier in the trace, in the window just before and "
         "just after chunk boundaries; what is carried over and read again does not count, nor does what stands "
         "astride. LongCoT there: after − before at the same depths of LongCoT's traces of the same model, where "
-        "there is no boundary. Excess: what the arm has beyond that, mean over problems with both; above 0, "
-        f"boundaries would cause repetition. Traces that end early have fewer boundaries. In percent and points. {METHOD}"
+        "there is no boundary. Excess: what the arm has beyond that, mean over problems with both; it is no effect of "
+        "boundaries alone, since LongCoT's traces that reach such depths are those that did not end before, often wrong "
+        f"ones. In % and points. {METHOD}"
     )
     return Table(
         prefix + "boundaries", "Repetition at chunk boundaries", caption, pd.DataFrame(data), pd.DataFrame(rows)
