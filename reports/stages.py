@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from reports.arms import Record, styles
 from reports.chapter import Section
@@ -76,7 +77,7 @@ def _cycles(prefix: str, record: Record) -> Drawing | None:
                     linewidth=0,
                 )  # fmt: skip
         page.axes.set_xlabel("cycle")
-        page.axes.xaxis.get_major_locator().set_params(integer=True)
+        page.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         page.axes.set_ylim(0, None)
         page.axes.set_ylabel(f"mean {record['unit']}")
         if page.axes.get_legend_handles_labels()[0]:
