@@ -239,8 +239,8 @@ def _boundaries(prefix: str, arms: Sequence[Record], ngram: int) -> Table | None
         "just after chunk boundaries; what is carried over and read again does not count, nor does what stands "
         "astride. LongCoT there: after − before at the same depths of LongCoT's traces of the same model, where "
         "there is no boundary. Excess: what the arm has beyond that, mean over problems with both; it is no effect of "
-        "boundaries alone, since LongCoT's traces that reach such depths are those that did not end before, often wrong "
-        f"ones. In % and points. {METHOD}"
+        "boundaries alone, since LongCoT's traces that reach such depths are those that did not end before, often "
+        f"wrong ones. In % and points. {METHOD}"
     )
     return Table(
         prefix + "boundaries", "Repetition at chunk boundaries", caption, pd.DataFrame(data), pd.DataFrame(rows)

@@ -28,9 +28,12 @@ def study_chapters(
     traces.
     """
 
+    from reports import truncation
     from reports.arms import sampling_section, slug
     from reports.thoughts import thoughts_chapter
     from studies.arm_costs import measured
+    from studies.trace_frame import labels
+    from studies.truncation import analyse, results
 
     def priced(name: str, store: Store) -> Chapter:
         from reports.test_time import test_time_chapter
@@ -50,7 +53,10 @@ def study_chapters(
             continue
         if took := measured(store):
             chapter.sections.append(sampling_section(f"{slug(name)}-", took))
-        chapters += [chapter, thoughts_chapter(name, thoughts_of(store.path))]
+        thoughts = thoughts_chapter(name, thoughts_of(store.path))
+        if forced := [one for arm in labels(store) for one in results(store, arm)]:
+            thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
+        chapters += [chapter, thoughts]
     return chapters
 
 

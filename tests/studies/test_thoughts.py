@@ -150,7 +150,7 @@ def test_the_command_reads_a_file_and_says_what_is_wrong_with_it(cli: Any, tmp_p
     assert ran.code == 0, ran.err
     assert ran.out.startswith("longcot: mean tokens of right ones 20.0 (n = 1) and wrong ones 10.0 (n = 1)")
     (shown,) = json.loads(cli("thoughts", good, "--json").out)["thoughts"]
-    assert shown["format"] == "thoughts"
+    assert shown["thoughts"]["format"] == "thoughts"
     bad.write_text('{"schema_version": "9.0"}\n')
     for arguments, said in (((bad,), "newer than"), ((), "no traces given"), ((tmp_path / "none",), "no run at")):
         ran = cli("thoughts", *arguments)
