@@ -41,7 +41,7 @@ def study_chapters(
         return test_time_chapter(name, priced_record(store, pricing, remark))
 
     made = {"probe": _probe, "test-time": priced}
-    chapters = []
+    chapters = _training(stores)
     for name, store in stores.items():
         make = made.get(str(store.manifest.get("study")))
         if make is None:
@@ -58,6 +58,22 @@ def study_chapters(
             thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
         chapters += [chapter, thoughts]
     return chapters
+
+
+def _training(stores: Mapping[str, Store]) -> list[Chapter]:
+    """One chapter of all runs that trained, none where there are none."""
+    training = {name: store for name, store in stores.items() if store.manifest.get("kind") == "training"}
+    if not training:
+        return []
+    from reports.training import training_chapter
+    from studies.checkpoints import steps_of
+
+    trained = {
+        name: {"recipe": store.manifest["recipe"], "lines": lines}
+        for name, store in training.items()
+        if (lines := steps_of(store.path))
+    }
+    return [training_chapter(trained)] if trained else []
 
 
 def priced_record(

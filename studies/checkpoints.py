@@ -1,15 +1,16 @@
-"""Which checkpoint a name means, what to call it among others, and in which environment it was trained."""
+"""Training runs as studies see them: which checkpoint a name means, where it was trained, and how training went."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scaling.errors import CheckpointError
 from scaling.measure.sampler import EngineChoice
 from scaling.models import Source, read_json
 from scaling.results.store import MANIFEST
+from trainer import metrics
 from trainer.checkpoint import FOLDER, STATE, checkpoints, newest, recipe_of
 from trainer.recipe import Recipe
 
@@ -48,3 +49,8 @@ def find(model: str, engine: EngineChoice) -> Trained:
     if not state.is_file() or not read_json(state).get("step"):
         return Trained(named, None)
     return Trained(named, recipe_of(path, Recipe.from_json(read_json(run / MANIFEST)["recipe"])))
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    """What the trainer wrote of each step of a run, in order; raises `StoreError` for a damaged file."""
+    return metrics.read(run)
