@@ -72,7 +72,9 @@ def build_report(stores: Mapping[str, Store]) -> Report:
     from studies.trace_frame import is_study
 
     frame = join(stores)
-    costs = frame[~frame["run"].isin([name for name, store in stores.items() if is_study(store)])]
+    measured = [name for name, store in stores.items() if not is_study(store) and store.manifest.get("kind") is None]
+    trained = [name for name, store in stores.items() if store.manifest.get("kind") == "training"]
+    costs = frame[frame["run"].isin(measured or trained)]  # steps of training have all lengths at once: no curves
     fits: list[Fit] = []
     remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

@@ -170,6 +170,9 @@ class Text:
         finds = {vocabulary.get(mark) for mark in (THINK_CLOSE, *(HARMONY if harmony else ()))}
         self._marks = set(self.tokenizer.all_special_ids) - finds
         self.handling = TextHandling(digest, system, instruction, thinks, tuple(rules), harmony)
+        unknown_token = getattr(self.tokenizer.backend_tokenizer.model, "unk_token", None)
+        # some tokenizers write the end of sequence for what they cannot write
+        self._unwritable = self.tokenizer.eos_token_id if unknown_token == self.tokenizer.eos_token else None
 
     def query(self, question: str) -> list[int]:
         """Token ids of a question, up to where the model starts to think; raises `UsageError` if it has none for it."""
@@ -178,7 +181,7 @@ class Text:
         if handling.template_digest is None:
             plain = f"{handling.system}\n\n{content}" if handling.system else content
             tokens = [int(id) for id in self.tokenizer(plain)["input_ids"]]
-            if self.tokenizer.eos_token_id in tokens[:-1]:  # what it stands for where characters have no token
+            if self._unwritable is not None and self._unwritable in tokens[:-1]:
                 raise UsageError(
                     f"the model's tokenizer cannot write {show(question[:40])!r}; ask it what it was made for"
                 )

@@ -66,6 +66,7 @@ def steps(folder: Path, seeds: Sequence[int], problems: int, settings: Sequence[
             "--method", "full", "--out", str(costs),
         ]  # fmt: skip
     runs = [str(folder / name) for name in ("far", "positions", "probe", "costs")]
+    runs += [str(training / f"{name}-{seed}") for name in POLICIES[1:] for seed in seeds]
     yield ["scaling", "report", *runs, "--out", str(folder / "report")]
 
 

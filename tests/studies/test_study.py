@@ -56,7 +56,7 @@ def test_more_at_once_is_no_other_study(walkers: Make, whole: Store) -> None:
 def test_problems_with_one_id_are_refused() -> None:
     walk = Walk(4, 0, 0, 2)
     with pytest.raises(
-        UsageError, match="task walk has 2 problems with the id 'walk-0-1'; every problem needs its own"
+        UsageError, match="task walk has 2 problems with the id 'walk-0-2-0-1'; every problem needs its own"
     ):
         Questions("walk", walk, [*walk.problems(3), walk.problems(2)[1]])
 
