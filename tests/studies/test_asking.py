@@ -259,7 +259,8 @@ def test_answers_that_the_verifier_gives_up_on_are_counted(walkers: Make, tmp_pa
 
     class Weary(Walk):
         def verify(self, problem: Problem, answer: str | None) -> Verdict:
-            return Verdict(0.0, "took more than 5 s") if problem.id == "walk-0-2-0-1" else super().verify(problem, answer)
+            weary = problem.id == "walk-0-2-0-1"
+            return Verdict(0.0, "took more than 5 s") if weary else super().verify(problem, answer)
 
     study = walkers(questions=(Questions("walk", Weary(4, 0, 0, 2), walk.problems(4)),))
     outcomes = ask(begin(tmp_path / "run", study), study)
