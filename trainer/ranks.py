@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -93,6 +94,9 @@ class Ranks:
 def _leave() -> None:
     if dist.is_initialized():  # vLLM, where it sampled here, took the group with it
         dist.destroy_process_group()
+    # Gloo's threads outlive the group, and one that lets go of a tensor when Python has begun to end aborts the
+    # process (pytorch/pytorch#179291): each gets its turn before.
+    time.sleep(0.2)
 
 
 def whole_weights(policy: Decoder) -> Iterator[tuple[str, Tensor]]:
