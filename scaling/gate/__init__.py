@@ -1,0 +1,1 @@
+"""Regression gates: `check` compares two runs by what is deterministic, `ab` two builds by their speed."""
