@@ -1,0 +1,1 @@
+"""The gate: whether a candidate does the same work at the same cost as its baseline."""
