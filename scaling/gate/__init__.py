@@ -1,1 +1,1 @@
-"""The gate: whether a candidate does the same work at the same cost as its baseline."""
+"""Regression gates: `check` compares two runs by what is deterministic, `ab` two builds by their speed."""
