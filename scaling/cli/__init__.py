@@ -35,6 +35,7 @@ COMMANDS = [
     "train",
     "values",
     "doctor",
+    "check",
 ]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141

@@ -13,12 +13,12 @@ import psutil
 from scaling.errors import first_line
 from scaling.measure.gpu import GpuUse, Watches
 from scaling.measure.occupancy import Occupancy
+from scaling.results import ALLOCATED
 
 __all__ = ["SAMPLE_SECONDS", "Occupancy", "Telemetry"]
 
 SAMPLE_SECONDS = 0.2  # waking up oftener was seen to slow small two-thread kernels by more than a hundredth
 
-_ALLOCATED = "torch.cuda.max_memory_allocated"
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -69,7 +69,7 @@ class Telemetry:
         else:
             import torch
 
-            self.memory_method = "in use on the GPUs, by their driver" if self.apart else _ALLOCATED
+            self.memory_method = "in use on the GPUs, by their driver" if self.apart else ALLOCATED
             torch.cuda.reset_peak_memory_stats(self.device)
             self.baseline_memory_bytes = torch.cuda.memory_allocated(self.device)
             self._watch_gpus()

@@ -17,6 +17,9 @@ SCHEMA_VERSION = "1.0"
 PROFILED_MEANWHILE = "profiled meanwhile"
 """The `memory_reason` of a full measurement between whose steps a profile was measured."""
 
+ALLOCATED = "torch.cuda.max_memory_allocated"
+"""The `memory_method` that counts allocations: the same work has the same peak, which no resident set has."""
+
 Status = Literal["ok", "oom", "timeout", "error"]
 Method = Literal["full", "profile"]
 Phase = Literal["rollout", "logprob", "update", "sync"]

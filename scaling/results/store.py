@@ -81,10 +81,10 @@ class Store:
                 raise StoreError(f"{path} is not a run: it has no {MANIFEST}")
         except OSError as error:
             raise _cannot_read(path, error) from error
-        manifest = _read_json(path / MANIFEST)
+        manifest = read_json(path / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise StoreError(f"{path} is not a run: its {MANIFEST} was written by something else")
-        _check_version(path / MANIFEST, manifest.get("schema_version"))
+        check_version(path / MANIFEST, manifest.get("schema_version"))
         return cls(path, manifest)
 
     def append(self, row: Row) -> bool:
@@ -140,8 +140,8 @@ class Store:
         path = self._grid_path(grid_id)
         if not path.exists():
             raise StoreError(f"{self.path} has no grid {grid_id!r}")
-        grid = _read_json(path)
-        _check_version(path, grid.get("schema_version"))
+        grid = read_json(path)
+        check_version(path, grid.get("schema_version"))
         return grid
 
     def _grid_path(self, grid_id: str) -> Path:
@@ -187,7 +187,7 @@ def _read_part(path: Path, name: re.Match[str]) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
-        _check_version(path, table["schema_version"][0].as_py())
+        check_version(path, table["schema_version"][0].as_py())
         columns = [
             table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
             for f in row_schema()
@@ -208,7 +208,7 @@ def _damaged(path: Path, reason: str) -> StoreError:
     return StoreError(f"{path} is damaged ({reason}); remove it and resume the run to measure it again")
 
 
-def _check_version(path: Path, version: object) -> None:
+def check_version(path: Path, version: object) -> None:
     """Raises `StoreError` unless `version` is one that this schema can read."""
     match = re.fullmatch(r"(\d+)\.\d+", str(version))
     if match is None:
@@ -222,7 +222,8 @@ def _to_json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises `StoreError` where it cannot be read or holds anything else."""
     try:
         value = json.loads(path.read_text())
     except OSError as error:
