@@ -1,15 +1,18 @@
 """When interleaved pairs have shown enough: a group-sequential sign test of their median log-ratio against a floor.
 
-Of each pair, the sign of its log-ratio against a threshold is a fair coin if the threshold is the true median, whatever
-the noise is distributed like. So the boundaries that spend a false-alarm budget over all looks (Lan and DeMets, 1983,
-with linear spending) follow exactly from the walk of a binomial count, and order statistics within them are repeated
-confidence intervals (Jennison and Turnbull, 1989): they hold at every look together, however a series was stopped.
+A coin decides which side of a pair runs first. So, of each pair, the sign of its log-ratio against the true change is
+another fair coin, whatever the machine does meanwhile: drift, waves, slow spells, rare slow runs. The boundaries that
+spend a false-alarm budget over all looks (Lan and DeMets, 1983, with linear spending) follow exactly from the walk of a
+binomial count, and order statistics within them are repeated confidence intervals (Jennison and Turnbull, 1989): they
+hold at every look together, however a series was stopped. `studies/gate_power.py` tries it.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import statistics
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,10 +25,20 @@ ALPHA = 0.025
 POWER = 0.8
 """With which chance the smallest visible slowdown would have been called one."""
 
-MOST_PAIRS = 1000
+MOST_PAIRS = 500
 """How far ahead a question is worth settling."""
 
 Answer = Literal["regression", "fine", "undecided"]
+
+
+def candidate_first(pairs: int, seed: int) -> list[bool]:
+    """Of each pair, whether the candidate runs before the baseline: a coin each.
+
+    In a fixed order, ABBA say, a slow spell of one pair falls on the next with the same sign, and a wave of four runs
+    falls on all of them.
+    """
+    coin = random.Random(seed)
+    return [coin.random() < 0.5 for _ in range(pairs)]
 
 
 @lru_cache(maxsize=4096)
@@ -64,10 +77,11 @@ class Reading:
     """What the pairs of one series say. Ratios are candidate over baseline: 1.03 is 3 % slower.
 
     `answer` is `regression` where the interval lies wholly above the floor, `fine` where wholly below. `low` and `high`
-    are the 95 % interval of `ratio`, the median; None while there are too few pairs for one. `noise` is the standard
-    deviation of the log-ratios; `visible` the smallest slowdown, as a share, that so many pairs of such noise would
-    call a regression with 80 % chance; `settling` how many pairs to foresee so that a difference like the one seen is
-    decided with that chance, None where `MOST_PAIRS` would not do.
+    are the 95 % interval of `ratio`, the median; None while there are too few pairs for one. `noise` is how far from
+    their median two thirds of the log-ratios lie (68.27 %: a standard deviation, if they are normal; a few wild pairs
+    do not move it), None of fewer than three. `visible` is the smallest slowdown, as a share, that so many pairs of
+    such noise would call a regression with 80 % chance; `settling` about how many pairs to foresee so that a difference
+    like the one seen is decided with that chance, None where `MOST_PAIRS` would not do.
     """
 
     answer: Answer
@@ -83,37 +97,43 @@ class Reading:
 def read(log_ratios: Sequence[float], floor: float, pairs: int, alpha: float = ALPHA) -> Reading:
     """Reads a series of which at most `pairs` are foreseen, against a `floor` such as 0.03.
 
-    The first look that decides holds: pairs after it are not read. Raises `ValueError` for an empty series or one
-    longer than foreseen.
+    The first look that decides holds: pairs after it are not read. Of several series read together each takes its part
+    of `ALPHA`. Raises `ValueError` for an empty series or one longer than foreseen.
     """
     if not 0 < len(log_ratios) <= pairs:
         raise ValueError(f"{len(log_ratios)} log-ratios where 1 to {pairs} were foreseen")
     threshold, bounds = math.log1p(floor), boundaries(pairs, alpha)
     answer: Answer = "undecided"
-    for n in range(1, len(log_ratios) + 1):
-        low, high = _interval(log_ratios[:n], bounds[n - 1])
+    seen: list[float] = []  # in order of size
+    low, high = -math.inf, math.inf
+    for log_ratio, bound in zip(log_ratios, bounds, strict=False):
+        insort(seen, log_ratio)
+        low, high = (seen[-bound], seen[bound - 1]) if bound <= len(seen) else (-math.inf, math.inf)
         if low > threshold or high < threshold:
             answer = "regression" if low > threshold else "fine"
             break
-    seen = log_ratios[:n]
-    noise = statistics.stdev(seen) if n > 2 else None
-    reach = _reach(bounds[:n])
+    median, noise, reach = statistics.median(seen), _noise(seen), _reach(bounds[: len(seen)])
     return Reading(
         answer,
-        n,
-        ratio=math.exp(statistics.median(seen)),
+        len(seen),
+        ratio=math.exp(median),
         low=math.exp(low) if math.isfinite(low) else None,
         high=math.exp(high) if math.isfinite(high) else None,
         noise=noise,
         visible=None if noise is None or reach is None else math.expm1(threshold + noise * reach),
-        settling=None if noise is None else _settling(statistics.median(seen) - threshold, noise, alpha),
+        settling=None if noise is None else _settling(abs(median - threshold), noise, alpha),
     )
 
 
-def _interval(log_ratios: Sequence[float], bound: int) -> tuple[float, float]:
-    """The medians that this look's boundary does not refuse."""
-    ordered = sorted(log_ratios)
-    return (-math.inf, math.inf) if bound > len(ordered) else (ordered[-bound], ordered[bound - 1])
+def _noise(log_ratios: Sequence[float]) -> float | None:
+    """The distance of `Reading.noise`, between two of them by their share."""
+    if len(log_ratios) < 3:
+        return None
+    median = statistics.median(log_ratios)
+    distances = sorted(abs(value - median) for value in log_ratios)[1:]  # the median is fitted: one is 0, or nearly
+    whole, part = divmod((2 * NormalDist().cdf(1) - 1) * (len(distances) - 1), 1)
+    below, above = distances[int(whole) : int(whole) + 2]
+    return below + part * (above - below)
 
 
 @lru_cache(maxsize=1024)
@@ -129,11 +149,14 @@ def _reach(bounds: tuple[int, ...]) -> float | None:
 
 
 def _settling(distance: float, noise: float, alpha: float) -> int | None:
-    """The fewest pairs, in steps of a tenth, that decide with `POWER` if the true median lies so far from the floor."""
-    chance = NormalDist().cdf(abs(distance) / noise) if noise else 1.0
-    pairs = 1
-    while pairs <= MOST_PAIRS:
-        if power(chance, boundaries(pairs, alpha)) >= POWER:
-            return pairs
-        pairs += max(1, pairs // 10)
-    return None
+    """About the fewest pairs that decide with `POWER` if the true median lies so far from the floor."""
+    if not distance:
+        return None
+    return _pairs_for(round(NormalDist().cdf(distance / noise), 3) if noise else 1.0, alpha)
+
+
+@lru_cache(maxsize=4096)
+def _pairs_for(chance: float, alpha: float) -> int | None:
+    """`_settling` where each pair falls on the right side of the floor with this `chance`."""
+    enough = bisect_left(range(1, MOST_PAIRS), True, key=lambda pairs: power(chance, boundaries(pairs, alpha)) >= POWER)
+    return enough + 1 if power(chance, boundaries(enough + 1, alpha)) >= POWER else None
