@@ -36,6 +36,7 @@ COMMANDS = [
     "values",
     "doctor",
     "check",
+    "ab",
 ]
 
 OUR_FAULT, INTERRUPTED, READER_GONE = 70, 130, 141

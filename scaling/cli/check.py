@@ -69,7 +69,7 @@ def check(
         if to_stdout:
             print(to_markdown(outcome), end="")
         else:
-            _write(markdown, to_markdown(outcome))
+            write(markdown, to_markdown(outcome))
     if json:
         print_json(outcome.to_json())
     elif not to_stdout:
@@ -101,7 +101,7 @@ def _kept_in(directory: Path) -> str:
     return "" if directory == Path("baselines") else f" --directory {directory}"
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     from scaling.errors import StoreError
     from scaling.files import appearing
 

@@ -40,13 +40,13 @@ def show(outcome: Check) -> None:
 def to_markdown(outcome: Check) -> str:
     """The same for a step summary or a comment: verdict first, the table, then a sentence each."""
     mark = "❌" if outcome.fails else "✅"
-    lines = [f"### {mark} `scaling check`: {_plain(outcome.candidate)} against {_plain(outcome.baseline)}", ""]
-    lines += [f"**{_plain(outcome.sentence)}** {_plain(outcome.timing_sentence)}", ""]
+    lines = [f"### {mark} `scaling check`: {plain(outcome.candidate)} against {plain(outcome.baseline)}", ""]
+    lines += [f"**{plain(outcome.sentence)}** {plain(outcome.timing_sentence)}", ""]
     if outcome.moved:
         lines.append(f"| {' | '.join(heading or outcome.noun for heading in _HEADINGS)} |")
         lines.append("|---|---|---|--:|--:|--:|")
-        lines += [f"| {' | '.join(map(_plain, row))} |" for cell in outcome.moved for row in _rows(cell)]
-        lines += ["", *(f"- {_plain(sentence)}" for sentence in _sentences(outcome)), ""]
+        lines += [f"| {' | '.join(map(plain, row))} |" for cell in outcome.moved for row in _rows(cell)]
+        lines += ["", *(f"- {plain(sentence)}" for sentence in _sentences(outcome)), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -70,7 +70,7 @@ def _sentences(outcome: Check) -> Iterator[str]:
             yield cell.advice
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is: `code` stays, what would steer a page or a table does not."""
     shown = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
     for mark in "*_[]":

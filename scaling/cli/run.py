@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ EXAMPLES = (
 
 
 def run(
+    context: typer.Context,
     mode: Annotated[list[str] | None, typer.Option(help=MODE_HELP)] = None,
     lengths: Annotated[
         str | None, typer.Option(help="Thinking tokens a trace: 8k..96k, 1k,2k,4k, a..b:step, a..b/n.")
@@ -138,38 +139,7 @@ def run(
 
     Each repeat is stored as soon as it exists; an interrupted run goes on with --resume.
     """
-    given: dict[str, Any] = {
-        "modes": tuple(mode) if mode else None,
-        "lengths": tuple(parse_lengths(lengths)) if lengths is not None else None,
-        "model": model,
-        "engine": engine,
-        "gpu": gpu,
-        "base_url": base_url,
-        "served_model": served_model,
-        "devices": devices,
-        "deadline": deadline,
-        "key_variable": key_variable,
-        "dtype": dtype,
-        "context_size": parse_tokens(context_size) if context_size is not None else None,
-        "state_size": parse_tokens(state_size) if state_size is not None else None,
-        "head": head,
-        "carryover": carryover,
-        "summary_size": parse_tokens(summary_size) if summary_size is not None else None,
-        "extensions": extensions,
-        "cue_tokens": cue_tokens,
-        "prompt_tokens": prompt_tokens,
-        "concurrency": concurrency,
-        "traces": traces,
-        "phases": tuple(phase) if phase else None,
-        "repeats": repeats,
-        "method": method,
-        "kv_memory": _bytes(kv_memory) if kv_memory is not None else None,
-        "tensor_parallel": tensor_parallel,
-        "data_parallel": data_parallel,
-        "prefix_caching": prefix_caching,
-        "seed": seed,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
+    given = settings(context.params)
     if resume:
         if given or iterations is not None or from_run is not None or dry_run:
             raise UsageError(
@@ -185,6 +155,12 @@ def run(
         _show_plan(prepare(config), json)
         return 0
     return _launch(config, out, launcher, shard, json)
+
+
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of this command, those that are fields of `RunConfig` and given, as it has them."""
+    given = {name: value for name, value in options.items() if name not in NO_SETTINGS and value not in (None, [], ())}
+    return {_RENAMED.get(name, name): _READERS.get(name, _as_it_is)(value) for name, value in given.items()}
 
 
 def _launch(config: RunConfig | None, out: Path | None, launcher: str, shard: str | None, json: bool) -> int:
@@ -387,3 +363,22 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+NO_SETTINGS = ("iterations", "out", "resume", "from_run", "launcher", "shard", "dry_run", "json")
+"""Options that are no field of `RunConfig`."""
+
+_RENAMED = {"mode": "modes", "phase": "phases"}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "mode": tuple,
+    "phase": tuple,
+    "lengths": lambda text: tuple(parse_lengths(text)),
+    "context_size": parse_tokens,
+    "state_size": parse_tokens,
+    "summary_size": parse_tokens,
+    "kv_memory": _bytes,
+}

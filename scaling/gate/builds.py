@@ -28,12 +28,16 @@ SOURCES = ("pyproject.toml", "setup.py")
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One side: how it was asked for, what that was found to be, its interpreter, and its sources where it has some."""
+    """One side: how it was asked for, what that was found to be, and its interpreter.
+
+    `own` holds everything that was made for it, None of an environment that was there; `sources` is a folder in it.
+    """
 
     spec: str
     described: str
     python: Path
-    sources: Path | None
+    own: Path | None = None
+    sources: Path | None = None
 
 
 def make(spec: str, folder: Path) -> Build:
@@ -43,11 +47,11 @@ def make(spec: str, folder: Path) -> Build:
     """
     path = Path(spec)
     if (path / "bin" / "python").is_file():
-        return Build(spec, f"environment {spec}", (path / "bin" / "python").absolute(), None)
+        return Build(spec, f"environment {spec}", (path / "bin" / "python").absolute())
     if path.is_file() and os.access(path, os.X_OK):
-        return Build(spec, f"interpreter {spec}", path.absolute(), None)
+        return Build(spec, f"interpreter {spec}", path.absolute())
     if path.suffix == ".whl" and path.is_file():
-        return Build(spec, f"wheel {path.name}", _installed(spec, path.absolute(), folder), None)
+        return Build(spec, f"wheel {path.name}", _installed(spec, path.absolute(), folder), folder)
     sources = folder / "sources"
     if any((path / name).is_file() for name in SOURCES):
         described = _copied(path, sources)
@@ -58,7 +62,7 @@ def make(spec: str, folder: Path) -> Build:
             f"{spec!r} is no build; expected a git ref of this repository, a source tree such as '.', a wheel, or an "
             "environment's directory"
         )
-    return Build(spec, described, _installed(spec, sources, folder), sources)
+    return Build(spec, described, _installed(spec, sources, folder), folder, sources)
 
 
 def _commit(ref: str) -> str | None:
@@ -105,7 +109,7 @@ def _installed(spec: str, what: Path, folder: Path) -> Path:
     isolation = [] if what.is_dir() and not _can_build(what) else ["--no-build-isolation"]
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", *quiet, *isolation]
-    done = subprocess.run([*command, str(what)], check=False, capture_output=True, text=True, env=_clean())
+    done = subprocess.run([*command, str(what)], check=False, capture_output=True, text=True, env=clean_environment())
     if done.returncode:
         raise UsageError(f"{spec!r} does not build: {_last_line(done.stderr)}")
     return python
@@ -126,13 +130,15 @@ def _can_build(sources: Path) -> bool:
 def origin(build: Build, module: str) -> Path:
     """Where the build imports a module from; raises `UsageError`, with the reason, if it cannot."""
     code = f"import importlib.util, json; print(json.dumps(importlib.util.find_spec({module!r}).origin))"
-    done = subprocess.run([build.python, "-P", "-c", code], check=False, capture_output=True, text=True, env=_clean())
+    done = subprocess.run(
+        [build.python, "-P", "-c", code], check=False, capture_output=True, text=True, env=clean_environment()
+    )
     if done.returncode:
         raise UsageError(f"{build.described} has no {module}: {_last_line(done.stderr)}")
     return Path(json.loads(done.stdout))
 
 
-def _clean() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment without what would put other modules before a build's own."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 

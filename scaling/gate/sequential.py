@@ -62,6 +62,11 @@ def boundaries(pairs: int, alpha: float = ALPHA) -> tuple[int, ...]:
     return tuple(bounds)
 
 
+def fewest(alpha: float = ALPHA) -> int:
+    """Pairs without which nothing is decided: those that a coin puts on one side with a chance of at most `alpha`."""
+    return math.ceil(-math.log2(alpha))
+
+
 def power(chance: float, bounds: Sequence[int]) -> float:
     """Chance to reach the boundaries if each pair falls on that side with `chance`."""
     crossed, walk = 0.0, [1.0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import scaling_turns
 
@@ -13,7 +13,8 @@ import scaling
 if TYPE_CHECKING:
     from scaling.measure.sweep import Progress
 
-out, options = sys.argv[1], json.loads(sys.argv[2])
+out, told = sys.argv[1], json.loads(sys.argv[2])
+options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
 stored = 0
 
 
@@ -26,4 +27,4 @@ def observe(progress: Progress) -> None:
             scaling_turns.hand_over()
 
 
-scaling.run(out=out, observe=observe, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+scaling.run(out=out, observe=observe, **options)
