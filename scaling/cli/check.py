@@ -25,7 +25,10 @@ _SIDE = "A run's directory, a file of pytest --benchmark-json, or a saved baseli
 
 
 def check(
-    first: Annotated[Path, typer.Argument(help=f"{_SIDE}: the baseline, or with --save and --against the candidate.")],
+    first: Annotated[
+        Path,
+        typer.Argument(metavar="BASELINE", help=f"{_SIDE}. With --save or --against, the only side that is given."),
+    ],
     candidate: Annotated[Path | None, typer.Argument(help="The same of the candidate.")] = None,
     against: Annotated[str | None, typer.Option(help="Compare with the baseline saved under this name.")] = None,
     save: Annotated[
