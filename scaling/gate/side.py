@@ -142,8 +142,8 @@ def read_side(path: str | Path) -> Side:
         read = _of_benchmarks
     else:
         raise StoreError(
-            f"{path} is neither a saved baseline nor a file of pytest-benchmark; write one with "
-            f"`pytest --benchmark-json {path.name}`"
+            f"{path} is neither a saved baseline nor what pytest-benchmark wrote; expected one of them, as "
+            "`scaling check --save` or `pytest --benchmark-json` writes it"
         )
     try:
         return read({"name": path.stem, **data})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -281,6 +282,9 @@ def test_the_examples_of_the_help_run(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(measured["a"], "runs/main")
     shutil.copytree(measured["b"], "runs/candidate")
-    for example in EXAMPLES[:-1]:
-        words = example.partition(" >> ")[0].split()
+    saved = cli("check", "runs/main", "--save", "main").out.strip()
+    for name in ("before.json", "after.json"):
+        shutil.copy(saved, name)
+    for example in EXAMPLES:
+        words = shlex.split(example.partition(" >> ")[0], comments=True)
         assert cli(*words[1:]).code == 0, example

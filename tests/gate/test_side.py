@@ -195,7 +195,7 @@ def without_counters(side: Side) -> str:
         (without_counters, "is damaged (KeyError: 'counters'); write it again"),
         (counted(float("nan")), "is damaged (ValueError: nan is no count); write it again"),
         (counted("many"), "is damaged (TypeError: "),
-        (lambda _: '{"results": []}', "is neither a saved baseline nor a file of pytest-benchmark"),
+        (lambda _: '{"results": []}', "is neither a saved baseline nor what pytest-benchmark wrote"),
         (lambda _: '{"machine_info": {}, "benchmarks": [{"name": "test"}]}', "is damaged (KeyError: 'fullname')"),
         (lambda _: '{"machine_info": null, "benchmarks": []}', "is damaged (AttributeError"),
         (lambda _: "[]", "is damaged: expected a JSON object"),
