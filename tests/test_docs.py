@@ -92,3 +92,13 @@ def test_the_environments_page_has_every_mode_and_its_commands_have_the_options_
         _, name, *words = shlex.split(command)
         said = re.sub(r"\s+", " ", cli(name, "--help").out)
         assert all(word in said for word in words if word.startswith("--")), command
+
+
+def test_the_commands_of_the_gates_page_have_the_options_they_use(cli: Any) -> None:
+    page = (ROOT / "docs/gate.md").read_text()
+    commands = re.findall(r"^(?:- run: )?(scaling \w+ [^#\n]*)", page, re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        _, name, *words = shlex.split(command)
+        said = re.sub(r"\s+", " ", cli(name, "--help").out)
+        assert all(word in said for word in words if word.startswith("--")), command

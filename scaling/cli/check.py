@@ -25,8 +25,11 @@ _SIDE = "A run's directory, a file of pytest --benchmark-json, or a saved baseli
 
 
 def check(
-    first: Annotated[Path, typer.Argument(help=f"{_SIDE}: the baseline, or with --save and --against the candidate.")],
-    candidate: Annotated[Path | None, typer.Argument(help="The same of the candidate.")] = None,
+    first: Annotated[
+        Path,
+        typer.Argument(metavar="BASELINE", help=f"{_SIDE}. With --save or --against, the only side that is given."),
+    ],
+    candidate: Annotated[Path | None, typer.Argument(metavar="CANDIDATE", help="The same of the candidate.")] = None,
     against: Annotated[str | None, typer.Option(help="Compare with the baseline saved under this name.")] = None,
     save: Annotated[
         str | None, typer.Option(help="Save a baseline under this name, one for each machine's fingerprint.")
@@ -42,7 +45,7 @@ def check(
     """Check that a run does the same work as its baseline, at the same cost or less.
 
     Counters that do not depend on the machine (tokens, chunks, FLOPs, bytes, planned seconds, allocations) are compared
-    exactly: the exit code is 1 where one costs more or says other work, where a cell fails or is missing, and else 0.
+    exactly: the exit code is 1 where one says more cost or other work, or a cell fails or is missing, and else 0.
     Seconds are compared on machines alike, as advice that never changes it.
     """
     if sum(given is not None for given in (candidate, against, save)) != 1:

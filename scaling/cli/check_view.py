@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from scaling.cli.console import visible
-from scaling.gate.check import FAILING, Check, Compared, number
+from scaling.gate.check import FAILING, Check, Compared, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,11 +53,11 @@ def to_markdown(outcome: Check) -> str:
 def _rows(cell: Compared) -> Iterator[tuple[str, ...]]:
     """A line a counter that moved, and one for seconds that are worth an advice; one at least."""
     for change in cell.changes:
-        moved = "" if change.ratio is None else f"{100 * (change.ratio - 1):+.3g} %"
+        moved = "" if change.ratio is None else percent(change.ratio)
         yield (change.verdict, cell.label, change.title, number(change.baseline), number(change.candidate), moved)
     if cell.timing and cell.advice:
         before, after = f"{cell.timing.baseline:.3g}", f"{cell.timing.candidate:.3g}"
-        yield ("advice", cell.label, "seconds", before, after, f"{100 * (cell.timing.ratio - 1):+.1f} %")
+        yield ("advice", cell.label, "seconds", before, after, percent(cell.timing.ratio))
     elif not cell.changes:
         yield (cell.verdict, cell.label, "", "", "", "")
 

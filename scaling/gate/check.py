@@ -43,7 +43,8 @@ class Change:
     verdict: Verdict
 
     def __str__(self) -> str:
-        return f"{self.title} {number(self.baseline)} → {number(self.candidate)}{_percent(self.ratio)}"
+        told = f"{self.title} {number(self.baseline)} → {number(self.candidate)}"
+        return told if self.ratio is None else f"{told} ({percent(self.ratio)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,10 +302,9 @@ def number(value: float | None) -> str:
     return f"{int(value):,}" if float(value).is_integer() else f"{value:.6g}"
 
 
-def _percent(ratio: float | None) -> str:
-    if ratio is None:
-        return ""
-    return f" (×{ratio:.3g})" if ratio >= 10 else f" ({100 * (ratio - 1):+.3g} %)"
+def percent(ratio: float) -> str:
+    """A ratio as readers see it: `+3.07 %`, or `×191` from ten on."""
+    return f"×{ratio:.3g}" if ratio >= 10 else f"{100 * (ratio - 1):+.3g} %"
 
 
 def _listed(changes: Sequence[Change]) -> str:

@@ -107,8 +107,8 @@ class Side:
                 status=str(each["status"]),
                 reason=each["reason"],
                 counters={name: _number(value) for name, value in each["counters"].items()},
-                memory_bytes=each["memory_bytes"],
-                seconds=tuple(float(s) for s in each["seconds"]),
+                memory_bytes=None if each["memory_bytes"] is None else _number(each["memory_bytes"]),
+                seconds=_positive(each["seconds"]),
             )
             for each in data["measured"]
         )
@@ -142,8 +142,8 @@ def read_side(path: str | Path) -> Side:
         read = _of_benchmarks
     else:
         raise StoreError(
-            f"{path} is neither a saved baseline nor a file of pytest-benchmark; write one with "
-            f"`pytest --benchmark-json {path.name}`"
+            f"{path} is neither a saved baseline nor what pytest-benchmark wrote; expected one of them, as "
+            "`scaling check --save` or `pytest --benchmark-json` writes it"
         )
     try:
         return read({"name": path.stem, **data})
@@ -229,7 +229,7 @@ def _of_benchmarks(data: Mapping[str, Any]) -> Side:
             reason=None,
             counters=_numbers(each["extra_info"].items()),
             memory_bytes=None,
-            seconds=tuple(float(each["stats"][name]) for name in ("q1", "median", "q3")),
+            seconds=_positive(each["stats"][name] for name in ("q1", "median", "q3")),
         )
         for each in data["benchmarks"]
     )
@@ -242,8 +242,15 @@ def _numbers(items: Iterable[tuple[str, object]]) -> dict[str, float]:
     return {name: _number(value) for name, value in kept if math.isfinite(value)}
 
 
+def _positive(seconds: Iterable[float]) -> tuple[float, ...]:
+    """Those that a clock can have measured: a round that is too short for it takes 0."""
+    return tuple(float(s) for s in seconds if 0 < s < math.inf)
+
+
 def _number(value: float) -> float:
-    """A whole number as such, which is how JSON shows it."""
+    """A whole number as such, which is how JSON shows it; raises `ValueError` for what is no number."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no count")
     return cast(float, int(value)) if float(value).is_integer() else float(value)
 
 

@@ -139,6 +139,14 @@ def test_benchmarks_are_alike_on_one_processor_with_one_python(
     assert (other.fingerprint_id == read_side(benchmarks).fingerprint_id) is alike
 
 
+def test_rounds_too_short_for_the_clock_are_no_seconds(rewritten: Any) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["benchmarks"][0]["stats"] |= {"q1": 0.0, "median": 0.0, "q3": 1e-9}
+
+    short, _ = read_side(rewritten(change)).measured.values()
+    assert short.seconds == (1e-9,)
+
+
 # saved
 
 
@@ -165,6 +173,15 @@ def newer(side: Side) -> str:
     return json.dumps(side.to_json() | {"schema_version": "2.0"})
 
 
+def counted(chunks: object) -> Any:
+    def text(side: Side) -> str:
+        data = side.to_json()
+        data["measured"][0]["counters"]["chunks"] = chunks
+        return json.dumps(data)
+
+    return text
+
+
 def without_counters(side: Side) -> str:
     data = side.to_json()
     del data["measured"][0]["counters"]
@@ -176,13 +193,25 @@ def without_counters(side: Side) -> str:
     [
         (newer, "has schema 2.0, newer than the 1.x that is understood"),
         (without_counters, "is damaged (KeyError: 'counters'); write it again"),
-        (lambda _: '{"results": []}', "is neither a saved baseline nor a file of pytest-benchmark"),
+        (counted(float("nan")), "is damaged (ValueError: nan is no count); write it again"),
+        (counted("many"), "is damaged (TypeError: "),
+        (lambda _: '{"results": []}', "is neither a saved baseline nor what pytest-benchmark wrote"),
         (lambda _: '{"machine_info": {}, "benchmarks": [{"name": "test"}]}', "is damaged (KeyError: 'fullname')"),
         (lambda _: '{"machine_info": null, "benchmarks": []}', "is damaged (AttributeError"),
         (lambda _: "[]", "is damaged: expected a JSON object"),
         (lambda _: "not JSON", "is damaged: Expecting value"),
     ],
-    ids=["newer", "incomplete", "something else", "no benchmark", "no machine", "a list", "no JSON"],
+    ids=[
+        "newer",
+        "incomplete",
+        "no number",
+        "text",
+        "something else",
+        "no benchmark",
+        "no machine",
+        "a list",
+        "no JSON",
+    ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(
     make_run: Any, tmp_path: Path, text: Any, said: str
