@@ -152,5 +152,5 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _last_line(text: str) -> str:
     lines: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.lower().startswith(("error:", "fatal:"))]
+    told = [line for line in lines if line.lower().startswith(("error:", "fatal:")) and not line.endswith(":")]
     return (told or lines or ["no reason given"])[-1]

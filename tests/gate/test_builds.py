@@ -1,0 +1,102 @@
+"""A ref, a tree, a wheel and an environment become interpreters that run their own code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling.errors import UsageError
+from scaling.gate.builds import Build, make, origin
+
+
+@pytest.fixture
+def project(project: Any) -> Any:
+    """With a commit `first` whose work says 1, and a tree whose work says 2."""
+    project.commit("return 1")
+    project.git("tag", "first")
+    project.write("return 2")
+    return project
+
+
+def built(spec: str, folder: Path) -> Build:
+    folder.mkdir()
+    return make(spec, folder)
+
+
+def says(build: Build) -> str:
+    """What `work` of a build returns, asked from a place where there are other sources."""
+    command = [build.python, "-P", "-c", "import quick; print(quick.work())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_ref_is_its_commit_whatever_the_tree_holds(project: Any, tmp_path: Path) -> None:
+    build = built("first", tmp_path / "a")
+    assert says(build) == "1"
+    assert build.described == f"commit {project.git('rev-parse', 'first')[:12]}"
+    assert build.own is not None
+    assert build.own in origin(build, "quick").parents
+
+
+def test_a_tree_is_as_it_lies_there_and_stays_so(project: Any, tmp_path: Path) -> None:
+    (project.folder / ".gitignore").write_text("ignored\n")
+    (project.folder / "ignored").write_text("large")
+    build = built(".", tmp_path / "b")
+    assert says(build) == "2"
+    assert build.described == f"working tree with changes to {project.git('rev-parse', 'HEAD')[:12]}"
+    assert build.sources is not None
+    assert not (build.sources / "ignored").exists()
+    assert project.git("status", "--porcelain", "--ignored").splitlines() == [
+        "M quick/__init__.py",  # stripped
+        "?? .gitignore",
+        "!! ignored",
+    ]
+
+
+def test_a_tree_outside_git_is_copied(project: Any, tmp_path: Path) -> None:
+    subprocess.run(["rm", "-rf", project.folder / ".git"], check=True)
+    assert says(built(".", tmp_path / "b")) == "2"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_wheel_is_installed(tmp_path: Path) -> None:
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*wheel, "--wheel-dir", tmp_path / "wheels", "."], check=True)
+    build = built(str(next((tmp_path / "wheels").glob("*.whl"))), tmp_path / "a")
+    assert says(build) == "2"
+    assert build.sources is None
+
+
+def test_an_environment_is_taken_as_it_is(tmp_path: Path) -> None:
+    build = built(sys.prefix, tmp_path / "a")
+    assert build.python == Path(sys.prefix) / "bin" / "python"
+    assert origin(build, "pytest") == Path(pytest.__file__)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_build_borrows_the_packages_of_this_environment(tmp_path: Path) -> None:
+    assert origin(built("first", tmp_path / "a"), "pytest") == Path(pytest.__file__)
+
+
+@pytest.mark.usefixtures("project")
+def test_what_names_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'no-such-ref' is no build; expected a git ref .*, a wheel, or an env"):
+        built("no-such-ref", tmp_path / "a")
+    with pytest.raises(UsageError, match="'--exec=x' is no build"):
+        built("--exec=x", tmp_path / "b")
+
+
+def test_a_ref_that_does_not_build_says_why(project: Any, tmp_path: Path) -> None:
+    (project.folder / "pyproject.toml").write_text("[build-system]\nrequires = [")
+    project.commit("return 3")
+    with pytest.raises(UsageError, match=r"'HEAD' does not build: .*(?i:toml)"):
+        built("HEAD", tmp_path / "a")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_module_that_a_build_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"commit \w+ has no absent_module"):
+        origin(built("first", tmp_path / "a"), "absent_module")
