@@ -69,6 +69,8 @@ def power(chance: float, bounds: Sequence[int]) -> float:
         walk = [low * (1 - chance) + high * chance for low, high in zip([*walk, 0.0], [0.0, *walk], strict=True)]
         crossed += sum(walk[bound:])
         walk[bound:] = [0.0] * (n + 1 - bound)
+        if crossed > 1 - 1e-9:
+            break
     return crossed
 
 
@@ -158,5 +160,8 @@ def _settling(distance: float, noise: float, alpha: float) -> int | None:
 @lru_cache(maxsize=4096)
 def _pairs_for(chance: float, alpha: float) -> int | None:
     """`_settling` where each pair falls on the right side of the floor with this `chance`."""
-    enough = bisect_left(range(1, MOST_PAIRS), True, key=lambda pairs: power(chance, boundaries(pairs, alpha)) >= POWER)
-    return enough + 1 if power(chance, boundaries(enough + 1, alpha)) >= POWER else None
+
+    def do(pairs: int) -> bool:
+        return power(chance, boundaries(pairs, alpha)) >= POWER
+
+    return 1 + bisect_left(range(1, MOST_PAIRS), True, key=do) if do(MOST_PAIRS) else None
