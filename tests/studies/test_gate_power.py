@@ -18,10 +18,10 @@ RUNS = Path(__file__).parents[2] / "docs" / "runs"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_every_kind_of_noise_the_requirements_are_kept(kind: str) -> None:
-    """Of 600 sessions at 1 % of noise: all that a row has to fulfil, but how well waves are told (docs)."""
-    for row in Cell(kind, 0.01, "coin", 20).simulate(600, 1):
+    """Of 600 sessions at 2 % of noise: all that a row has to fulfil."""
+    for row in Cell(kind, 0.02, "coin", 20).simulate(600, 1):
         for requirement, fulfilled in gate_power.requirements(row):
-            assert fulfilled or (kind == "waves" and "visible" in requirement), (row["slowdown"], requirement)
+            assert fulfilled, (row["slowdown"], requirement)
 
 
 def test_at_half_a_percent_of_noise_two_percent_above_the_floor_are_called_within_twenty_pairs() -> None:
@@ -35,7 +35,7 @@ def test_in_much_noise_it_is_undecided_rather_than_wrong() -> None:
     assert none["undecided"] > 0.6
     assert more["undecided"] > 0.7
     assert none["regression"] <= 0.01
-    assert floor["visible"] == pytest.approx(floor["truly_visible"], rel=0.1)
+    assert floor["visible_over_truth"] == pytest.approx(1, abs=0.1)
 
 
 def test_in_the_order_abba_waves_break_what_the_coin_keeps() -> None:
@@ -63,7 +63,7 @@ def test_what_is_simulated_is_the_decision_itself_series_by_series() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "after_one_run"),
-    [("independent", 0), ("AR(1) 0.3", 0.3), ("AR(1) 0.6", 0.6), ("AR(1) 0.9", 0.9), ("waves", 0.55)],
+    [("independent", 0), ("AR(1) 0.3", 0.3), ("AR(1) 0.6", 0.6), ("AR(1) 0.9", 0.9), ("waves", 0.41)],
 )
 def test_noise_is_as_large_and_as_correlated_as_it_says(kind: str, after_one_run: float) -> None:
     found = noise(kind, 0.02, 4000, 40, np.random.default_rng(0))
@@ -90,7 +90,7 @@ def test_each_pair_is_of_two_neighbouring_runs_one_of_either_side(order: str) ->
 
 def test_series_that_share_the_budget_raise_no_more_alarms_together_than_one() -> None:
     alone, whole, shared = (
-        next(row for row in family.simulate(400, 0) if row["changed"] == "all at the floor")["exit_1"]
+        next(row for row in family.simulate(200, 0) if row["changed"] == "all at the floor")["exit_1"]
         for family in (Family(1, 20, True), Family(20, 20, False), Family(20, 20, True))
     )
     assert alone <= 0.05
@@ -144,6 +144,46 @@ def test_the_page_shows_what_was_run() -> None:
         gate_power.family_table(record["families"]),
     ):
         assert table in shown
+
+
+def test_what_the_page_says_of_its_tables_is_what_was_run() -> None:
+    rows = json.loads((RUNS / "gate-power.json").read_text())["cells"]
+    text = (RUNS.parent / "gate-power.md").read_text()
+
+    def of(figure: str, order: str = "coin", **wanted: object) -> list[float]:
+        chosen = (row for row in rows if row["order"] == order and wanted.items() <= row.items())
+        return [100 * row[figure] for row in chosen if row[figure] is not None]
+
+    none, floor, more = ({"slowdown": slowdown} for slowdown in SLOWDOWNS)
+    waves = {"order": "ABBA", "kind": "waves"}
+    for said in (
+        f"at most {max(of('regression', **none)):.1f} % of sessions without a change exit 1",
+        f"no more than {max(of('fine', **more)):.1f} % with a slowdown of 5 % exit 0",
+        f"at most {max(of('regression', **floor)):.1f} % at a slowdown equal to the floor",
+        f"hold in {min(of('held')):.1f} % or more of the sessions",
+        f"with waves intervals hold in {min(of('held', **waves)):.0f} to {max(of('held', **waves)):.0f} %",
+        f"up to {max(of('regression', **waves, **floor)):.1f} % at the floor exit 1",
+        f"up to {max(of('regression', **waves, **none)):.1f} % without any change",
+        f"called in {min(of('regression', **more, noise=0.005, pairs=20)):.1f} % and more at 0.5 %",
+        f"{min(of('regression', **more, noise=0.01, pairs=20)):.0f} % and more at 1 %",
+        f"without a change, {min(of('fine', **none, noise=0.02, pairs=20)):.0f} to 100 % exit 0",
+        f"is called in {min(of('regression', **more, noise=0.02, pairs=20)):.0f} to 100 %",
+        f"40 pairs call {min(of('regression', **more, noise=0.02, pairs=40)):.0f} to 100 % of them",
+        f"up to {max(of('undecided', **none, pairs=20)):.0f} % of the sessions without a change",
+        f"up to {max(of('undecided', **more, pairs=20)):.0f} % at a slowdown of 5 %",
+        f"in {min(of('visible_within_a_fifth', pairs=20)):.0f} to 100 % of the sessions with 20 pairs",
+        f"in {min(of('visible_within_a_fifth', pairs=40)):.0f} to 100 % with 40",
+        f"medians are within {max(abs(ratio - 100) for ratio in of('visible_over_truth')):.0f} % of the truth",
+        *(
+            f"{before} {min(of(test, **none, pairs=20)):.0f} to {max(of(test, **none, pairs=20)):.0f} %"
+            for before, test in (
+                ("The rank test alarms in", "rank_test"),
+                ("A limit of 3 % alarms in", "over_3"),
+                ("A limit of 10 % is nearly silent,", "over_10"),
+            )
+        ),
+    ):
+        assert said in text, said
 
 
 def test_too_few_sessions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
