@@ -83,7 +83,8 @@ class Reading:
     their median two thirds of the log-ratios lie (68.27 %: a standard deviation, if they are normal; a few wild pairs
     do not move it), None of fewer than three. `visible` is the smallest slowdown, as a share, that so many pairs of
     such noise would call a regression with 80 % chance; `settling` about how many pairs to foresee so that a difference
-    like the one seen is decided with that chance, None where `MOST_PAIRS` would not do.
+    like the one seen is decided with that chance, more than were read where those did not; None where `MOST_PAIRS`
+    would not do.
     """
 
     answer: Answer
@@ -115,6 +116,9 @@ def read(log_ratios: Sequence[float], floor: float, pairs: int, alpha: float = A
             answer = "regression" if low > threshold else "fine"
             break
     median, noise, reach = statistics.median(seen), _noise(seen), _reach(bounds[: len(seen)])
+    settling = None if noise is None else _settling(abs(median - threshold), noise, alpha)
+    if settling is not None and answer == "undecided":
+        settling = max(settling, len(seen) + 1)
     return Reading(
         answer,
         len(seen),
@@ -123,7 +127,7 @@ def read(log_ratios: Sequence[float], floor: float, pairs: int, alpha: float = A
         high=math.exp(high) if math.isfinite(high) else None,
         noise=noise,
         visible=None if noise is None or reach is None else math.expm1(threshold + noise * reach),
-        settling=None if noise is None else _settling(abs(median - threshold), noise, alpha),
+        settling=settling,
     )
 
 

@@ -218,6 +218,13 @@ def test_the_pairs_foreseen_to_settle_it_do_and_clearly_fewer_would_not(apart: f
     assert power(chance, boundaries(max(1, round(0.7 * reading.settling)))) < POWER
 
 
+def test_where_many_pairs_did_not_settle_it_fewer_are_not_said_to_do() -> None:
+    ours, theirs = [THRESHOLD + 0.04 + 0.001 * index for index in range(15)], [THRESHOLD - 0.01] * 5
+    unlucky = [value for index in range(5) for value in (theirs[index], *ours[3 * index : 3 * index + 3])]
+    reading = read(unlucky, FLOOR, 20)
+    assert (reading.answer, reading.settling) == ("undecided", 21)
+
+
 def test_a_difference_that_is_next_to_nothing_is_not_worth_settling() -> None:
     reading = read([THRESHOLD + 0.05 * sign + 0.0005 for sign in (1, -1) * 3], FLOOR, 20)
     assert reading.settling is None
