@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,9 @@ def ab(
     ] = None,
     floor: Annotated[str, typer.Option(help="The slowdown that matters.")] = "3%",
     budget: Annotated[str, typer.Option(help="Most time to take: 90s, 8m, 1h.")] = "8m",
-    seed: Annotated[int, typer.Option(help="Of which side of a pair begins.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the coins that say which side of a pair begins. Default: a new one.")
+    ] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Write the outcome as Markdown to a file, or with - to stdout.")
     ] = None,
@@ -68,7 +71,7 @@ def ab(
         raise UsageError("--json and --markdown - both write to stdout; give --markdown a file")
     wanted = _work(work or [])
     with tempfile.TemporaryDirectory(prefix="scaling-ab-") as scratch:
-        trial = _compare(a, b, wanted, Path(scratch), share, seconds, seed)
+        trial = _compare(a, b, wanted, Path(scratch), share, seconds, secrets.randbits(32) if seed is None else seed)
     from scaling.cli.ab_view import show, to_markdown
     from scaling.cli.check import write
 

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Series:
 class Trial:
     """What came of two builds, a the baseline and b the candidate.
 
-    `pairs` were foreseen, one takes about `pair_seconds`. `counters` compares what both did in the first pair, as
+    `pairs` were foreseen, one takes about `pair_seconds`; `seed` drew which side leads in each. `counters` compares what both did in the first pair, as
     `scaling check` does; None where `crash` says how the candidate ended.
     """
 
@@ -57,6 +58,7 @@ class Trial:
     b: Build
     floor: float
     budget_seconds: float
+    seed: int
     elapsed_seconds: float
     pairs: int
     pair_seconds: float
@@ -83,7 +85,7 @@ class Trial:
         if not self.series:
             needed = (fewest(ALPHA) + 1) * self.pair_seconds  # with the one that is discarded
             return [
-                f"Nothing is decided: {_minutes(self.budget_seconds)} have room for {self.pairs} pairs of "
+                f"Nothing is decided: a budget of {self.budget_seconds:.0f} s has room for {_pairs(self.pairs)} of "
                 f"{self.pair_seconds:.0f} s, and fewer than {fewest(ALPHA)} cannot decide; --budget {_minutes(needed)} "
                 "would do for a clear difference."
             ]
@@ -123,6 +125,7 @@ class Trial:
             "floor": self.floor,
             "alpha": ALPHA,
             "budget_seconds": self.budget_seconds,
+            "seed": self.seed,
             "elapsed_seconds": self.elapsed_seconds,
             "pairs_foreseen": self.pairs,
             "pair_seconds": self.pair_seconds,
@@ -149,7 +152,7 @@ def compare(
     *,
     floor: float,
     budget: float,
-    seed: int = 0,
+    seed: int,
     observe: Callable[[Progress], None] = lambda _: None,
 ) -> Trial:
     """Measures `work` on both builds in pairs until every series is decided, or `budget` seconds are over.
@@ -165,7 +168,7 @@ def compare(
 
     def trial(crash: str | None = None) -> Trial:
         elapsed = time.perf_counter() - started
-        return Trial(a, b, floor, budget, elapsed, pairs, pair_seconds, series, counters, crash)
+        return Trial(a, b, floor, budget, seed, elapsed, pairs, pair_seconds, series, counters, crash)
 
     for build in (a, b):
         _check_origin(build, work)
@@ -217,13 +220,19 @@ def _check_origin(build: Build, work: Work) -> None:
 
 
 def _pair(a: Build, b: Build, work: Work, folder: Path, turns: int, *, candidate_leads: bool) -> tuple[float, float]:
-    """One process of each build, side by side, turn about: ABBA…, or BAAB… where the candidate leads.
+    """One process of each build, side by side, turn about: ABBA…, or BAAB… where the candidate leads in all.
 
     Returns the seconds that loading took, and those of a turn, the median.
     """
     began = time.perf_counter()
     took: list[float] = []
-    with Session(a, work, folder / "a", turns) as one, Session(b, work, folder / "b", turns) as other:
+    sides = {"a": a, "b": b}
+    with ExitStack() as running:
+        open_in_order = reversed(sides) if candidate_leads else iter(sides)
+        sessions = {
+            name: running.enter_context(Session(sides[name], work, folder / name, turns)) for name in open_in_order
+        }
+        one, other = sessions["a"], sessions["b"]
         try:
             one.wait(HANGS_SECONDS)
             other.wait(HANGS_SECONDS)

@@ -74,6 +74,8 @@ def power(chance: float, bounds: Sequence[int]) -> float:
         walk = [low * (1 - chance) + high * chance for low, high in zip([*walk, 0.0], [0.0, *walk], strict=True)]
         crossed += sum(walk[bound:])
         walk[bound:] = [0.0] * (n + 1 - bound)
+        if crossed > 1 - 1e-9:
+            break
     return crossed
 
 
@@ -86,7 +88,8 @@ class Reading:
     their median two thirds of the log-ratios lie (68.27 %: a standard deviation, if they are normal; a few wild pairs
     do not move it), None of fewer than three. `visible` is the smallest slowdown, as a share, that so many pairs of
     such noise would call a regression with 80 % chance; `settling` about how many pairs to foresee so that a difference
-    like the one seen is decided with that chance, None where `MOST_PAIRS` would not do.
+    like the one seen is decided with that chance, more than were read where those did not; None where `MOST_PAIRS`
+    would not do.
     """
 
     answer: Answer
@@ -118,6 +121,9 @@ def read(log_ratios: Sequence[float], floor: float, pairs: int, alpha: float = A
             answer = "regression" if low > threshold else "fine"
             break
     median, noise, reach = statistics.median(seen), _noise(seen), _reach(bounds[: len(seen)])
+    settling = None if noise is None else _settling(abs(median - threshold), noise, alpha)
+    if settling is not None and answer == "undecided":
+        settling = max(settling, len(seen) + 1)
     return Reading(
         answer,
         len(seen),
@@ -126,7 +132,7 @@ def read(log_ratios: Sequence[float], floor: float, pairs: int, alpha: float = A
         high=math.exp(high) if math.isfinite(high) else None,
         noise=noise,
         visible=None if noise is None or reach is None else math.expm1(threshold + noise * reach),
-        settling=None if noise is None else _settling(abs(median - threshold), noise, alpha),
+        settling=settling,
     )
 
 
@@ -163,5 +169,8 @@ def _settling(distance: float, noise: float, alpha: float) -> int | None:
 @lru_cache(maxsize=4096)
 def _pairs_for(chance: float, alpha: float) -> int | None:
     """`_settling` where each pair falls on the right side of the floor with this `chance`."""
-    enough = bisect_left(range(1, MOST_PAIRS), True, key=lambda pairs: power(chance, boundaries(pairs, alpha)) >= POWER)
-    return enough + 1 if power(chance, boundaries(enough + 1, alpha)) >= POWER else None
+
+    def do(pairs: int) -> bool:
+        return power(chance, boundaries(pairs, alpha)) >= POWER
+
+    return 1 + bisect_left(range(1, MOST_PAIRS), True, key=do) if do(MOST_PAIRS) else None
