@@ -22,7 +22,7 @@ TURNS_SECONDS = 8.0
 """Of a process, spent in its turns: about as long as it takes to load, so that neither is most of a pair."""
 
 TURNS = (4, 40)
-"""Least and most of a process."""
+"""Least and most repeats of its cells that a process makes."""
 
 FIRST_TURNS = 3
 """Of the pair that is discarded."""
@@ -50,8 +50,8 @@ class Series:
 class Trial:
     """What came of two builds, a the baseline and b the candidate.
 
-    `pairs` were foreseen, one takes about `pair_seconds`; `seed` drew which side leads in each. `counters` compares what both did in the first pair, as
-    `scaling check` does; None where `crash` says how the candidate ended.
+    `pairs` were foreseen, one takes about `pair_seconds`; `seed` drew which side leads in each. `counters` compares
+    what both did in the first pair, as `scaling check` does; None where `crash` says how the candidate ended.
     """
 
     a: Build
@@ -181,8 +181,9 @@ def compare(
         _refuse_other_work(counters)
         if failed := next((cell.sentence for cell in counters.cells if cell.verdict == "failed"), None):
             return trial(failed.rstrip("."))
-        turns = max(TURNS[0], min(TURNS[1], round(TURNS_SECONDS / turn)))
-        pair_seconds = loading + 2 * turn * (turns if isinstance(work, Cells) else len(baseline.measured))
+        repeat = turn * len(baseline.measured)
+        turns = max(TURNS[0], min(TURNS[1], round(TURNS_SECONDS / repeat))) if isinstance(work, Cells) else 1
+        pair_seconds = loading + 2 * turns * repeat
         pairs = min(MOST_PAIRS, int((budget - (time.perf_counter() - started)) / pair_seconds))
         labels = {key: found.label for key, found in baseline.measured.items() if key in candidate.measured}
         if pairs < fewest(ALPHA / len(labels)):
