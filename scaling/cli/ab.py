@@ -63,7 +63,7 @@ def ab(
 
     Both are built apart and run in pairs of processes that take turns, until the 95 % interval of the slowdown lies
     wholly below the floor (exit 0) or above it (exit 1), or the time is up (exit 3). Refs, trees and wheels borrow the
-    other packages of this environment.
+    other packages of this environment. They compute on one thread unless OMP_NUM_THREADS says otherwise.
     """
     share, seconds = _share(floor), _seconds(budget)
     to_stdout = markdown is not None and str(markdown) == "-"

@@ -18,7 +18,7 @@ from scaling.gate.sequential import ALPHA, Reading, candidate_first, fewest, rea
 from scaling.gate.sessions import Cells, CrashError, Session, Work
 from scaling.gate.side import Side
 
-TURNS_SECONDS = 8.0
+TURNS_SECONDS = 6.0
 """Of a process, spent in its turns: about as long as it takes to load, so that neither is most of a pair."""
 
 TURNS = (4, 40)

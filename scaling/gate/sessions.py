@@ -19,6 +19,9 @@ from scaling.gate.side import Side, read_side
 from scaling.results import Store
 
 DRIVERS = Path(__file__).parent / "drivers"
+THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+"""One unless it is said: threads that wait for each other wait for every other process of a busy machine."""
+
 BENCHMARKS = "benchmarks.json"
 RUN = "run"
 
@@ -97,7 +100,7 @@ class Session:
                 stderr=subprocess.STDOUT,
                 pass_fds=(give, tell),
                 cwd=build.sources,
-                env=clean_environment() | {"PYTHONPATH": str(DRIVERS), "SCALING_TURNS": f"{give},{tell}"},
+                env=clean_environment() | THREADS | {"PYTHONPATH": str(DRIVERS), "SCALING_TURNS": f"{give},{tell}"},
             )
         os.close(give)
         os.close(tell)
