@@ -17,6 +17,7 @@ from typing import Any
 
 from scaling.errors import UsageError
 from scaling.files import appearing
+from scaling.gate.sessions import THREADS
 from scaling.results import SCHEMA_VERSION
 
 SLOWED = """
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     found = fingerprint()
     hardware, software = found["hardware"], found["software"]
-    machine = f"{hardware['cpu']}, {software['torch_threads']} threads, torch {software['packages']['torch']}"
+    machine = f"{hardware['cpu']}, {THREADS['OMP_NUM_THREADS']} of {hardware['usable_processors']} processors a build, torch {software['packages']['torch']}"
     record: dict[str, Any] = {"floor": options.floor, "budget": options.budget, "machine": machine, "trials": []}
     if options.out.exists():
         record = json.loads(options.out.read_text())

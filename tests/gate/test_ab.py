@@ -126,9 +126,8 @@ def test_cells_of_two_environments_do_the_same_work(compare: Compare) -> None:
 def test_an_undecided_series_says_what_it_could_have_seen_and_what_would_settle_it() -> None:
     reading = Reading("undecided", 20, 1.021, 0.998, 1.045, noise=0.03, visible=0.051, settling=60)
     build = Build("main", "commit 0123456789ab", Path(sys.executable))
-    trial = Trial(
-        build, build, 0.03, 480.0, 420.0, 20, 20.0, (Series("k", "a cell", (0.02,) * 20, reading),), None, None
-    )
+    series = Series("k", "a cell", (0.02,) * 20, reading)
+    trial = Trial(build, build, 0.03, 480.0, 1, 420.0, 20, 20.0, (series,), None, None)
     assert (trial.outcome, trial.exit_code) == ("undecided", 3)
     (told,) = trial.sentences
     assert "differs by +2.1 % (95 % interval -0.2 % to +4.5 %, 20 pairs): undecided against the floor of 3 %" in told
