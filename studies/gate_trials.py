@@ -143,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     found = fingerprint()
     hardware, software = found["hardware"], found["software"]
-    machine = f"{hardware['cpu']}, {THREADS['OMP_NUM_THREADS']} of {hardware['usable_processors']} processors a build, torch {software['packages']['torch']}"
+    threads, processors = THREADS["OMP_NUM_THREADS"], hardware["usable_processors"]
+    machine = f"{hardware['cpu']}, {threads} of {processors} processors a build, torch {software['packages']['torch']}"
     record: dict[str, Any] = {"floor": options.floor, "budget": options.budget, "machine": machine, "trials": []}
     if options.out.exists():
         record = json.loads(options.out.read_text())

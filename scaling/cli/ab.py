@@ -26,10 +26,10 @@ EXAMPLES = (
     'scaling ab --a origin/main --markdown - >> "$GITHUB_STEP_SUMMARY"',
 )
 
-SHORT_CELL = {"context_size": 256, "state_size": 128}
-"""Where no length is given: five chunks of the tiny model in a third of a second."""
+SHORT_CELL = {"lengths": (256,), "context_size": 128, "state_size": 64}
+"""Where no size is given: three chunks of the tiny model in a third of a second, so that a turn is soon over."""
 
-DEFAULTS = {"model": "tiny", "modes": ("delethink",), "lengths": (512,), "method": "full"}
+DEFAULTS = {"model": "tiny", "modes": ("delethink",), "lengths": (1024,), "method": "full"}
 
 
 def ab(
