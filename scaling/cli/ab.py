@@ -26,7 +26,7 @@ EXAMPLES = (
     'scaling ab --a origin/main --markdown - >> "$GITHUB_STEP_SUMMARY"',
 )
 
-SHORT_CELL = {"lengths": (256,), "context_size": 128, "state_size": 64}
+SHORT_CELL = {"lengths": (256,), "context_size": 128, "state_size": 64, "head": 16}
 """Where no size is given: three chunks of the tiny model in a third of a second, so that a turn is soon over."""
 
 DEFAULTS = {"model": "tiny", "modes": ("delethink",), "lengths": (1024,), "method": "full"}
@@ -144,7 +144,7 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
         if option.name in (*NO_SETTINGS, "repeats") and context.params[option.name] not in (None, option.default):
             raise UsageError(f"{option.opts[0]} is no part of a cell; `scaling ab` takes the other options of a run")
     given = settings(context.params)
-    sized = given.keys() & {"lengths", "context_size", "state_size"}
+    sized = given.keys() & SHORT_CELL.keys()
     options = {**DEFAULTS, **({} if sized else SHORT_CELL), **given}
     config, _ = located(configure(options))  # refuses what no run could be
     return {**options, "model": config.model}
