@@ -132,6 +132,13 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def ab(session: nox.Session) -> None:
+    """The working tree's speed beside its last commit's, or beside another's: `nox -s ab -- --a main`."""
+    install(session, "dev")
+    session.run("scaling", "ab", *(session.posargs or ("--a", "HEAD")))
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Our own hot paths, timed by pytest-benchmark into .benchmarks/latest.json; counters as in their baseline."""
     install(session, "dev")

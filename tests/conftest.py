@@ -4,6 +4,7 @@ and trainings."""
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -201,3 +202,58 @@ def completions_server() -> Any:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "quick"
+version = "1"
+"""
+
+ONE_BENCHMARK = """
+from quick import work
+
+def test_work(benchmark):
+    benchmark.pedantic(work, rounds=5)
+"""
+
+
+class Project:
+    """A small project with one benchmark, in a git repository.
+
+    Its commits are builds: `commit` makes one, whose `work` is this code, and returns its name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "quick").mkdir(parents=True)
+        (folder / "benchmarks").mkdir()
+        (folder / "pyproject.toml").write_text(PYPROJECT)
+        self.git("init", "--quiet")
+
+    def commit(self, work: str, benchmark: str = ONE_BENCHMARK) -> str:
+        self.write(work)
+        (self.folder / "benchmarks" / "test_quick.py").write_text(benchmark)
+        self.git("add", "--all")
+        self.git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--message", "work")
+        return self.git("rev-parse", "HEAD")
+
+    def write(self, work: str) -> None:
+        """Changes the working tree alone."""
+        (self.folder / "quick" / "__init__.py").write_text(f"import time\n\n\ndef work():\n    {work}\n")
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-C", str(self.folder), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A small project without a commit yet, in the current directory."""
+    made = Project(tmp_path / "project")
+    monkeypatch.chdir(made.folder)
+    return made
