@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,7 @@ class Session:
                 stderr=subprocess.STDOUT,
                 pass_fds=(give, tell),
                 cwd=build.sources,
+                start_new_session=True,  # so that its own processes end with it
                 env=clean_environment() | THREADS | {"PYTHONPATH": str(DRIVERS), "SCALING_TURNS": f"{give},{tell}"},
             )
         os.close(give)
@@ -109,8 +111,8 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._give)
         os.close(self._heard)
