@@ -18,7 +18,7 @@ from scaling.results import SCHEMA_VERSION
 from scaling.rollout import Sampling, Trace
 from scaling.tasks import Problem, Task
 from scaling.text import Text
-from scaling.thinking import Environment
+from scaling.thinking import Environment, standing
 
 _BLOCK = 1 << 20
 
@@ -35,8 +35,7 @@ def trace_record(
     task: Task,
 ) -> dict[str, Any]:
     """One trace as a JSON object, complete by itself. A failed trace has no answer and no score."""
-    responses = [chunk.response for chunk in trace.chunks]
-    answer = text.answer(responses) if trace.error is None else None
+    answer = text.answer(standing(trace.chunks)) if trace.error is None else None
     verdict = task.verify(problem, answer.text if answer else None) if trace.error is None else None
     model = source.record()
     del model["config"]

@@ -104,7 +104,9 @@ def ask(
         with ExitStack() as stack:
             engine: Engine | None = None
             for arm in arms:
-                asking = _Asking(store, study, arm, len(outcomes), len(asked), observe)
+                # Held from before its traces are counted: a writer beside us would sample the same ones again.
+                file = stack.enter_context(TraceFile(file_of(store, arm.label), append=True))
+                asking = _Asking(store, study, arm, file, len(outcomes), len(asked), observe)
                 lacking = [one for one in asked if one.key not in asking.tally.keys]
                 watched: Watched | str = RESUMED
                 if lacking:
@@ -145,12 +147,19 @@ class _Asking:
     """One arm while it is asked."""
 
     def __init__(
-        self, store: Store, study: Study, arm: Arm, before: int, total: int, observe: Callable[[Progress], None]
+        self,
+        store: Store,
+        study: Study,
+        arm: Arm,
+        file: TraceFile,
+        before: int,
+        total: int,
+        observe: Callable[[Progress], None],
     ) -> None:
-        """`before`: arms that were asked before. `total`: traces that are wanted of this one."""
-        self.study, self.arm, self.before, self.total, self._observe = study, arm, before, total, observe
+        """`file`: of its traces. `before`: arms that were asked before. `total`: traces that are wanted of this one."""
+        self.study, self.arm, self.file, self.before, self.total = study, arm, file, before, total
+        self._observe = observe
         self.texts = {q.label: arm.text if q.rules is None else arm.text.ruled(q.rules) for q in study.questions}
-        self.path = file_of(store, arm.label)
         self.tally = Tally()
         for record in records(store, arm.label):
             self.tally.add(record)
@@ -161,11 +170,11 @@ class _Asking:
         queries = _queries(self.arm, asked)
         by_number = {one.number: one for one in asked}
         writing: deque[Future[None]] = deque()
-        with TraceFile(self.path, append=True) as file, ThreadPoolExecutor(1) as judge:
+        with ThreadPoolExecutor(1) as judge:
 
             def done(trace: Trace) -> None:
                 trace.logprobs.clear()  # long traces by the thousand would not fit in memory
-                writing.append(judge.submit(self._write, file, trace, by_number[trace.index]))
+                writing.append(judge.submit(self._write, trace, by_number[trace.index]))
 
             def check() -> None:
                 while writing and writing[0].done():
@@ -192,7 +201,7 @@ class _Asking:
         judged = tally.unjudged, tally.unjudged_reason
         return Outcome(self.arm.label, len(tally.keys), tally.right, tally.failed, tally.reason, *judged)
 
-    def _write(self, file: TraceFile, trace: Trace, asked: Asked) -> None:
+    def _write(self, trace: Trace, asked: Asked) -> None:
         arm, questions, text = self.arm, asked.questions, self.texts[asked.questions.label]
         record = trace_record(
             trace,
@@ -216,7 +225,7 @@ class _Asking:
             "ended": trace.error is None and _ended(arm.environment, trace),
             "scores": {str(budget): score for budget, score in earned.items()},
         }
-        file.write(record)
+        self.file.write(record)
         trace.chunks.clear()
         self.tally.add(record)
         self._tell(record)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binom
 from tabulate import tabulate
 
-from studies.accuracy import average, compare, pass_at
+from studies.accuracy import average, compare, majority, pass_at
 
 SAMPLES = (1, 4, 16, 64, 128)
 PROBLEMS = (1, 3, 10, 30, 100)
@@ -28,20 +29,24 @@ KEPT = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is simulated. `spread`: problems' accuracies are drawn from Beta(a, 1 − a), many near 0 and 1, not all a."""
+    """What is simulated. `spread`: problems' accuracies are drawn from Beta(a, 1 − a), many near 0 and 1, not all a.
+
+    `k`: of pass@k and of maj@k, which is of two answers.
+    """
 
     statistic: str
     samples: int
     problems: int
     accuracy: float
     spread: bool
+    k: int = PASS_K
 
     def simulate(self, repeats: int, resamples: int, seed: int) -> dict[str, Any]:
         """Shares of `repeats` whose interval holds the truth of the very `problems` and, of an average, of new ones.
 
         Every repeat draws problems and samples anew. `misses_low`: the truth of these problems lies below.
         """
-        kind = ("average", "pass", "difference", "ratio").index(self.statistic)
+        kind = ("average", "pass", "difference", "ratio", "majority").index(self.statistic)
         rng = np.random.default_rng([seed, kind, self.samples, self.problems, round(self.accuracy * 1e4), self.spread])
         held = new = below = 0
         width = 0.0
@@ -53,8 +58,12 @@ class Cell:
             if self.statistic == "average":
                 found = average(scores, resamples=resamples, seed=repeat)
             elif self.statistic == "pass":
-                found = pass_at(scores, PASS_K, resamples=resamples, seed=repeat)
-                truth = float((1 - (1 - p) ** PASS_K).mean())
+                found = pass_at(scores, self.k, resamples=resamples, seed=repeat)
+                truth = float((1 - (1 - p) ** self.k).mean())
+            elif self.statistic == "majority":
+                answers = [["right" if score else "wrong" for score in row] for row in scores]
+                found = majority(answers, scores, self.k, resamples=resamples, seed=repeat)
+                truth = float(binom.sf(self.k / 2, self.k, p).mean() + binom.pmf(self.k / 2, self.k, p).mean() / 2)
             else:
                 both = compare(self.scores(KEPT * p, rng), scores, resamples=resamples, seed=repeat)
                 found = getattr(both, self.statistic)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from scaling.tasks import Problem, Task
 from scaling.text import Text
-from scaling.thinking import Chunk
+from scaling.thinking import Chunk, standing
 
 
 def trim(chunks: Sequence[Chunk], budget: int) -> list[Chunk]:
@@ -46,7 +46,7 @@ def scores(
     judged = dict(known)
     found: dict[int, float] = {}
     for budget in budgets:
-        answer = text.answer([chunk.response for chunk in trim(chunks, budget)])
+        answer = text.answer(standing(trim(chunks, budget)))
         said = answer.text if answer else None
         if said not in judged:
             judged[said] = task.score(problem, said)

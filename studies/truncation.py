@@ -20,7 +20,7 @@ from scaling.results import Store
 from scaling.rollout import Sampling, Trace, rollout
 from scaling.tasks import Problem, Task
 from scaling.text import THINK_CLOSE, Text, show
-from scaling.thinking import Chunk, LongCoT
+from scaling.thinking import Chunk, LongCoT, standing
 from scaling.traces import TraceFile, read_traces
 from studies.accuracy import average, compare
 from studies.trace_frame import file_of, labels, records
@@ -260,11 +260,11 @@ class _Asks:
     def _cut(self, record: Mapping[str, Any], budget: int) -> _Cut:
         key, number = _key(record, budget), record["index"] * (1 << 32) + budget
         kept = trim(_chunks(record), budget)
-        said = [chunk.response for chunk in kept]
+        responses = standing(kept)
         if record["ended"] and budget >= record["thinking_tokens"]:
-            return _Cut(key, number, record, None, said)
-        cue = self._encode(self._rest_of_cue(said))
-        return _Cut(key, number, record, kept[-1].prompt + kept[-1].response + cue, [*said, cue])
+            return _Cut(key, number, record, None, responses)
+        cue = self._encode(self._rest_of_cue(responses))
+        return _Cut(key, number, record, kept[-1].prompt + kept[-1].response + cue, [*responses, cue])
 
     def _rest_of_cue(self, said: Sequence[tuple[int, ...]]) -> str:
         """The cue without what closes the thinking, where the model has closed it itself before the cut."""

@@ -20,7 +20,7 @@ from scaling.results import Phase, Row, Store
 from scaling.results.store import MANIFEST
 from scaling.rollout import Sampling, Trace, joined, rollout
 from scaling.tasks.walk import CONFIG
-from scaling.thinking import Chunk
+from scaling.thinking import Chunk, standing
 from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
 from trainer import advantages, engine, values
 from trainer.checkpoint import Progress, cannot_write, newest, recipe_of, restore, save
@@ -284,7 +284,7 @@ class Trainer:
 
     def reward(self, index: int, chunks: Sequence[Chunk]) -> float:
         """The verifier's score; 0 for a trace that was cut off, whatever it said until then."""
-        return self.questions.reward(index, [chunk.response for chunk in chunks]) if _finished(chunks) else 0.0
+        return self.questions.reward(index, standing(chunks)) if _finished(chunks) else 0.0
 
     def advantages(
         self, asked: Sequence[int], traces: Sequence[Trace], rewards: Sequence[float]

@@ -16,7 +16,7 @@ Square = list[list[int | None]]
 
 
 class Grid(Generated):
-    """Latin squares of `size` cells a side, a share `holes` of them to be filled in; the size is the difficulty.
+    """Latin squares of `size` cells a side, a share `holes` of them, at least one, to be filled in; the size is the difficulty.
 
     A square has one solution by construction: a cell is emptied only while the cells left force its number. The score
     is the share of holes filled rightly, less one for each given number that was changed, and 1 only if all is right.
@@ -35,7 +35,7 @@ class Grid(Generated):
 
     def draw(self, chance: random.Random, difficulty: int) -> Drawn:
         solution = latin_square(chance, difficulty)
-        puzzle = emptied(chance, solution, round(self.holes * difficulty**2))
+        puzzle = emptied(chance, solution, max(1, round(self.holes * difficulty**2)))
         question = (
             f"Fill in the empty cells, shown as dots, of this square of {difficulty} rows and {difficulty} columns so "
             f"that every row and every column has each of the numbers 1 to {difficulty} exactly once. There is one "

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling.errors import UsageError, unknown
-from scaling.thinking.base import Chunk, Environment, Finish, Segment, Turn, token_ids
+from scaling.thinking.base import Chunk, Environment, Finish, Segment, Turn, standing, token_ids
 from scaling.thinking.budget_forcing import BudgetForcing
 from scaling.thinking.delethink import Carryover, Delethink
 from scaling.thinking.folding import Folding
@@ -100,4 +100,5 @@ __all__ = [
     "check_options",
     "for_budget",
     "rebuilt",
+    "standing",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal, Protocol
 
 Finish = Literal["stop", "length", "open"]
@@ -89,6 +90,17 @@ class Environment(Protocol):
     def expected_lengths(self, query_len: int, thinking_tokens: int) -> list[int]:
         """Response lengths of a trace that thinks exactly `thinking_tokens`; raises `UsageError` past the budget."""
         ...
+
+
+def standing(chunks: Sequence[Chunk]) -> list[tuple[int, ...]]:
+    """The responses of a trace as it goes on from them: without a last token that gave place to a cue or a marker."""
+    responses = [chunk.response for chunk in chunks]
+    for index, (chunk, after) in enumerate(pairwise(chunks)):
+        kept = chunk.prompt + chunk.response[:-1]
+        goes_on = len(after.prompt) > len(kept) and after.prompt[: len(kept)] == kept
+        if goes_on and chunk.response and after.prompt[len(kept)] != chunk.response[-1]:
+            responses[index] = chunk.response[:-1]
+    return responses
 
 
 def spelled(ids: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ After s1 (arXiv 2501.19393): where the model would end its thinking, the end mar
 a set number of times (once in its authors' example). The paper's other half, ending the thinking at the budget and
 asking for the answer, is not part of this environment: at the budget the trace ends. What ends thinking is the model's
 end of sequence and, for a model with think tags, `</think>`, as long as extensions are left; after that the model may
-answer. The mark that is suppressed was sampled, and counts as a thinking token.
+answer. The mark that is suppressed was sampled, and counts as a thinking token; but no answer is read behind it.
 """
 
 from __future__ import annotations

@@ -225,6 +225,21 @@ def test_votes_vary_and_where_all_came_out_alike_there_is_still_an_interval() ->
     assert 0 < sure.high < 0.06
 
 
+def test_a_k_near_the_number_of_samples_is_said_to_hold_less_often() -> None:
+    scores = random_scores(10, 64)
+    answers = [["a" if score else "b" for score in row] for row in scores]
+    said = "nominally 95 % (in simulation 80 or more"
+    assert said in majority(answers, scores).method
+    assert said in majority(answers, scores, 9).method
+    assert said in pass_at(scores, 32).method
+    for near in (majority(answers, scores, 8), majority(answers, scores, 1), pass_at(scores, 8)):
+        assert near.method.endswith(" 95 %")
+        assert "nominally" not in near.method
+    few, votes = [row[:8] for row in scores], [row[:8] for row in answers]
+    assert "in simulation 90 or more" in majority(votes, few).method  # for other problems: wide enough
+    assert "in simulation 90 or more" in pass_at(few, 8).method
+
+
 def test_coverage_sets_what_two_arms_solve_side_by_side() -> None:
     answers = [["a", "a", "b"], ["a", "b"], [None, None]]
     first = solved(answers, [[1.0, 1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])

@@ -245,6 +245,25 @@ def test_two_writers_do_not_meet(walkers: Make, tmp_path: Path) -> None:
     ask(store, study)
 
 
+def test_a_writer_who_comes_while_another_asks_is_refused_before_it_counts_what_is_there(
+    asked: Any, walkers: Make, whole: Store, tmp_path: Path
+) -> None:
+    """Else it would sample again what the other writes until its own engine is open."""
+    study = walkers()
+    store = begin(tmp_path / "run", study)
+
+    def beside(*given: Any) -> Any:
+        with pytest.raises(StoreError, match="is being written by another process"):
+            ask(Store.open(store.path), study, open_engine=never)
+        return open_engine(study.engine, *given)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError
+
+    ask(store, study, open_engine=beside)
+    assert asked.traces(store) == asked.traces(whole)
+
+
 def test_a_budget_smaller_than_the_warm_up_fits(walkers: Make, tmp_path: Path) -> None:
     study = walkers(budgets=(1,))
     first = replace(study.arms[0], environment=LongCoT(1))

@@ -34,6 +34,12 @@ def test_intervals_for_these_problems_are_too_narrow_for_others_and_those_of_few
     assert Cell("average", 4, 30, 0.5, True).simulate(300, 300, 0)["held_for_new"] > 0.9
 
 
+def test_votes_of_all_samples_near_a_tie_hold_less_often_than_those_of_few() -> None:
+    few, all_of_them = (Cell("majority", 64, 3, 0.5, False, k).simulate(200, 200, 0)["held"] for k in (8, 64))
+    assert few > 0.9
+    assert 0.78 < all_of_them < 0.9
+
+
 def test_the_same_seed_gives_the_same_row() -> None:
     cell = Cell("ratio", 64, 3, 0.5, True)
     assert cell.simulate(5, 200, 1) == cell.simulate(5, 200, 1)

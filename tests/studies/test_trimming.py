@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from scaling.engines.local import LocalEngine
 from scaling.rollout import Sampling, Trace, rollout
 from scaling.tasks import Problem, Verdict
 from scaling.text import Text
-from scaling.thinking import Carryover, Chunk, Delethink, Environment, LongCoT
+from scaling.thinking import BudgetForcing, Carryover, Chunk, Delethink, Environment, LongCoT
 from studies.trimming import scores, trim
 
 CHUNKS = [Chunk((1,), (5, 6, 7), "length"), Chunk((1, 7), (8, 9), "stop")]
@@ -115,6 +116,26 @@ def test_a_cut_at_a_boundary_takes_no_empty_chunk() -> None:
 def test_a_budget_that_was_not_reached_leaves_the_trace_as_it_is() -> None:
     assert trim(CHUNKS, 5) == CHUNKS
     assert trim(CHUNKS, 99) == CHUNKS
+
+
+def test_an_end_of_thinking_that_was_suppressed_gives_no_answer(chat_model: Path) -> None:
+    text, forcing = Text(chat_model), BudgetForcing(100, 1, cue=(7,))
+    text.handling = replace(text.handling, thinks=True)
+    query, early, late = (1,), text.encode("it is 7</think>"), text.encode(" no: 8</think> 9")
+    first = Chunk(query, early, "stop")
+    turn = forcing.next(query, [first])
+    assert turn is not None
+    chunks = [first, Chunk(turn.prompt, late, "stop")]
+    budgets = [len(early) + 6, len(early + late)]
+    judged: list[str | None] = []
+
+    class Task:
+        def score(self, problem: Problem, answer: str | None) -> float:
+            judged.append(answer)
+            return float(answer == problem.answer)
+
+    assert list(scores(chunks, Problem("p", "?", "9"), budgets, text=text, task=Task()).values()) == [0.0, 1.0]
+    assert judged == [None, "9"]
 
 
 class Counting:

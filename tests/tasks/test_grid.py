@@ -110,3 +110,11 @@ def test_half_a_square_is_half_right_or_less_and_too_large_a_one_says_nothing(ta
     assert 0 <= task.score(problem, "\n".join(rows[:3])) < 1
     assert task.score(problem, "\n".join([*rows, rows[0]])) == 0
     assert cells("1 2 3\n4 5", 2) == {(1, 0): "4", (1, 1): "5"}
+
+
+def test_a_share_too_small_for_a_hole_still_makes_one() -> None:
+    task = load("grid:size=4,holes=0.01")
+    (problem,) = task.problems(1)
+    assert problem.meta["holes"] == 1
+    assert task.score(problem, problem.answer) == 1
+    assert task.score(problem, problem.meta["puzzle"]) == 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from scaling.errors import UsageError
-from scaling.thinking import BudgetForcing, Chunk, Segment, Turn
+from scaling.thinking import BudgetForcing, Chunk, Segment, Turn, standing
 
 Q = (-1, -2)
 WAIT = (90,)
@@ -36,6 +36,13 @@ def test_after_the_last_extension_thinking_may_end_and_an_answer_follow() -> Non
 def test_the_budget_ends_a_trace_whatever_is_left_of_its_extensions() -> None:
     assert ENVIRONMENT.next(Q, [chunk(Q, range(100, 120), "length")]) is None
     assert ENVIRONMENT.next(Q, [chunk(Q, range(100, 120), "stop")]) is None
+
+
+def test_a_suppressed_end_does_not_stand_and_the_last_one_does() -> None:
+    last = chunk((*Q, 3, 4, 90, 5, 90), (6, 50, 1))
+    assert standing([FIRST, SECOND, last]) == [(3, 4), (5,), (6, 50, 1)]
+    assert standing([FIRST]) == [(3, 4, 50)]
+    assert standing([]) == []
 
 
 def test_schedule_encodes_the_cues_and_nothing_twice() -> None:

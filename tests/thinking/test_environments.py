@@ -22,6 +22,7 @@ from scaling.thinking import (
     check_options,
     for_budget,
     rebuilt,
+    standing,
 )
 
 SIZES = {"context_size": 16, "state_size": 8, "head": 3, "carryover": "algorithm1"}
@@ -160,3 +161,16 @@ def test_a_cue_says_something() -> None:
         for_budget("summary", 10, cue_tokens=0, **SIZES)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="the cue is empty"):
         BudgetForcing(10, 1, cue=())
+
+
+@given(environments(), st.data())
+def test_what_stands_of_a_trace_is_what_its_own_prompts_hold(environment: Environment, data: st.DataObject) -> None:
+    query = (-1, -2)
+    chunks = execute(environment, query, data)
+    for done, (chunk, after, stands) in enumerate(zip(chunks, chunks[1:], standing(chunks), strict=False), 1):
+        turn = environment.next(query, chunks[:done])
+        assert turn is not None
+        whole = not turn.reused or after.prompt[: turn.reused + 1] == chunk.prompt + chunk.response
+        if turn.reused or not isinstance(environment, Folding):  # a fold may put its marker behind an empty thought
+            assert stands == (chunk.response if whole else chunk.response[:-1])
+    assert standing(chunks)[-1] == chunks[-1].response
