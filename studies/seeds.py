@@ -8,8 +8,9 @@ from typing import Any
 
 Record = dict[str, Any]
 
-_SEEDED = re.compile(r"(?P<family>.+)-\d+/step-\d+")
-"""A checkpoint of a training run that is called after its seed: delethink-0/step-000100 is of the family delethink."""
+_SEEDED = re.compile(r"(?P<family>.+)-\d+/(?P<step>step-\d+)")
+"""A checkpoint of a training run that is called after its seed: delethink-0/step-000100 is of the family delethink, of
+which those of equal step differ in their seed alone."""
 
 
 def over_seeds(found: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
@@ -22,7 +23,8 @@ def over_seeds(found: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
     for arm in found["arms"]:
         match = _SEEDED.fullmatch(arm["model"])
         name = match["family"] if match else arm["label"]
-        key = (name, arm["trained"], arm["environment"], str(arm["environment_parameters"]))
+        step = match["step"] if match else None
+        key = (name, arm["trained"], arm["environment"], str(arm["environment_parameters"]), step)
         families.setdefault(key, []).append(arm)
     if all(len(arms) == 1 for arms in families.values()):
         return {}
@@ -31,7 +33,7 @@ def over_seeds(found: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
         for key, arms in families.items()
         for arm in arms
     }
-    if len(set(labels.values())) < len(families):  # one environment with several parameters
+    if len(set(labels.values())) < len(families):  # one environment with several parameters, or several steps
         labels = {arm["label"]: arms[0]["label"] for arms in families.values() for arm in arms}
     return {
         "arms": [_arm(labels[arms[0]["label"]], key[0], arms) for key, arms in families.items()],

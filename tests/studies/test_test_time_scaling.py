@@ -141,6 +141,14 @@ def test_checkpoints_that_differ_in_their_seed_are_also_taken_together():
     assert analyse(framed(two_arms()))["seeds"] == {}
 
 
+def test_checkpoints_of_different_steps_are_not_taken_for_seeds():
+    models = ("walk-0/step-000050", "walk-0/step-000100", "walk-1/step-000100")
+    rows = [trace(p, s, 15, s < 2, model=m, trained="longcot", arm=m) for m in models for p in "ab" for s in range(4)]
+    assert analyse(framed([row for row in rows if row["model"] != models[2]]))["seeds"] == {}
+    pooled = {arm["label"]: arm.get("checkpoints") for arm in analyse(framed(rows))["seeds"]["arms"]}
+    assert pooled == {models[0]: 1, "walk, in longcot": 2}
+
+
 def test_failed_traces_are_left_out_and_counted():
     rows = [*two_arms(), trace("a", 9, 3, False, error="the server died")]
     record = analyse(framed(rows))
