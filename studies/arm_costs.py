@@ -18,7 +18,7 @@ from scaling.measure.telemetry import Telemetry
 from scaling.models import Source
 from scaling.predict.shape import Shape
 from scaling.results import Row, Store
-from scaling.thinking import Environment
+from scaling.thinking import Environment, rebuilt
 
 RESUMED = "resumed: its traces were not sampled in one go"
 ELSEWHERE = "sampled on another machine, or with other versions or threads, than its run began with"
@@ -171,7 +171,7 @@ def _thought(tally: Tally) -> float:
 
 
 TOLD_BY = ("context_size", "state_size", "head", "carryover", "iterations", "summary_size", "extensions")
-"""Columns of a row by which it is told to which arm of a model it belongs."""
+"""Columns of a row by which it is told, with its thinking budget, to which arm of a model it belongs."""
 
 
 def measured(store: Store) -> list[dict[str, Any]]:
@@ -185,6 +185,7 @@ def measured(store: Store) -> list[dict[str, Any]]:
     for arm in store.manifest["arms"]:
         known = {"model": arm["model"]["name"], "environment": arm["environment"]}
         known |= {name: arm["environment_parameters"].get(name) for name in TOLD_BY}
+        known["thinking_budget"] = rebuilt(arm["environment"], arm["environment_parameters"]).budget
         row = next((row for row in rows if all(row[name] == value for name, value in known.items())), None)
         if row is None:
             continue

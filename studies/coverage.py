@@ -63,7 +63,7 @@ class Cell:
             elif self.statistic == "majority":
                 answers = [["right" if score else "wrong" for score in row] for row in scores]
                 found = majority(answers, scores, self.k, resamples=resamples, seed=repeat)
-                truth = float(binom.sf(self.k / 2, self.k, p).mean() + binom.pmf(self.k / 2, self.k, p).mean() / 2)
+                truth = float(np.mean(binom.sf(self.k / 2, self.k, p) + binom.pmf(self.k / 2, self.k, p) / 2))
             else:
                 both = compare(self.scores(KEPT * p, rng), scores, resamples=resamples, seed=repeat)
                 found = getattr(both, self.statistic)

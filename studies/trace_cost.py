@@ -38,6 +38,7 @@ NOT_OF_THE_CURVE = ("iterations", "thinking_budget", "budget")
 def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = None) -> Pricer:
     """Prices by the laws of measured rollouts (`scaling.laws.fit_frame` of the rows in `frame`).
 
+    Of several curves of an arm's environment the first of its own model is taken, else the first; the method says so.
     Joules are a trace's seconds at the mean power of its curve's rows, where all of them have a counter's joules.
     `hourly`: money for a device-hour. The pricer raises `FitError` for an arm whose environment was not measured.
     """
@@ -47,22 +48,27 @@ def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = Non
 
     def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
         wanted = {k: v for k, v in arm["environment_parameters"].items() if k not in NOT_OF_THE_CURVE}
-        for fit in found:
-            curve = fit.curve
-            if curve["environment"] == arm["environment"] and all(curve.get(k, v) == v for k, v in wanted.items()):
-                break
-        else:
+        fitting = [
+            fit
+            for fit in found
+            if fit.curve["environment"] == arm["environment"]
+            and all(fit.curve.get(k, v) == v for k, v in wanted.items())
+        ]
+        if not fitting:
             known = ", ".join(dict.fromkeys(fit.label for fit in found)) or "none"
             raise FitError(f"no law for arm {arm['label']!r} in the measured rows, which have {known}; measure it too")
+        fit = next((fit for fit in fitting if fit.curve["model"] == arm.get("model")), fitting[0])
+        curve = fit.curve
         cut = np.minimum(np.asarray(lengths, np.float64), budget)
         seconds = float(np.maximum(fit.at(cut), 0).mean())
         reach = "" if fit.smallest <= float(cut.mean()) <= fit.largest else ", beyond its measured lengths"
         watts = _watts(frame, fit)
+        others = f", one of {len(fitting)} such curves" if len(fitting) > 1 else ""
         return Price(
             seconds,
             None if watts is None else seconds * watts,
             None if hourly is None else seconds / 3600 * hourly,
-            f"fitted: {fit.law} law of {curve['method']} rows of {curve['model']} on {curve['device']}{reach}",
+            f"fitted: {fit.law} law of {curve['method']} rows of {curve['model']} on {curve['device']}{others}{reach}",
         )
 
     return price
@@ -70,10 +76,13 @@ def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = Non
 
 def _watts(frame: pd.DataFrame, fit: Fit) -> float | None:
     """Mean power of a device over the rows of a curve; None unless all of them have joules."""
-    rows = frame[(frame["status"] == "ok") & (frame["phase"] == "rollout")]
-    for column in ("environment", "method", "context_size", "state_size"):
+    from scaling.laws import CURVE_COLUMNS
+
+    rows = frame[frame["status"] == "ok"]
+    for column in CURVE_COLUMNS:
         value = fit.curve[column]
-        rows = rows[rows[column].isna() if value is None else rows[column] == value]
+        if column in rows.columns:
+            rows = rows[rows[column].isna() if value is None else rows[column] == value]
     if not len(rows) or rows["energy_joules"].isna().any():
         return None
     return float(rows["energy_joules"].sum() / (rows["wall_seconds"] * rows["devices"]).sum())

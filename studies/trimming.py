@@ -1,7 +1,8 @@
 """Traces cut off at smaller budgets, and judged again: what they would have earned had they been asked to stop there.
 
 Under greedy decoding a trace that is cut at b thinking tokens equals one that was sampled with budget b: in LongCoT
-for any b, in Delethink for b = C + (I−1)(C−m), which are its budgets.
+and budget forcing for any b, in Delethink for b = C + (I−1)(C−m), which are its budgets. It is not so in `summary` and
+`folding`: where a longer trace sums up, the last round of a shorter one would have thought on.
 """
 
 from __future__ import annotations

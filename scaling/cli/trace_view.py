@@ -14,7 +14,15 @@ from scaling.text import show
 OUTCOMES = ("right", "wrong", "failed")
 """What may come of a trace: score 1, less, or no answer at all because the engine failed it."""
 
-_NEEDED = {"problem", "sample", "environment", "environment_parameters", "query", "chunks", "score", "error"}
+_NEEDED = {
+    "": {
+        *("problem", "sample", "environment", "environment_parameters", "query", "chunks", "thinking_tokens"),
+        *("answer", "answer_rule", "score", "verdict_error", "error", "seconds"),
+    },
+    "problem": {"id", "question", "answer"},
+    "chunks": {"prompt", "response", "carried", "text", "finish"},
+}
+"""Of a trace, of its problem, and of each of its chunks."""
 
 
 def show_traces(place: Path, only: str | None, limit: int | None, json: bool) -> None:
@@ -66,9 +74,16 @@ def _arms(place: Path) -> Iterator[Iterator[dict[str, Any]]]:
 
 def _whole(records: Iterator[dict[str, Any]], place: Path) -> Iterator[dict[str, Any]]:
     for number, record in enumerate(records, 1):
-        if not record.keys() >= _NEEDED:
+        if not _is_trace(record):
             raise StoreError(f"{place}, line {number} is no trace; expected a file of `scaling trace --out`, or a run")
         yield record
+
+
+def _is_trace(record: dict[str, Any]) -> bool:
+    if not record.keys() >= _NEEDED[""] or not isinstance(record["chunks"], list):
+        return False
+    parts = [("problem", record["problem"]), *(("chunks", chunk) for chunk in record["chunks"])]
+    return all(isinstance(part, dict) and part.keys() >= _NEEDED[name] for name, part in parts)
 
 
 class TracePrinter:

@@ -16,9 +16,7 @@ Square = list[list[int | None]]
 
 
 class Grid(Generated):
-    """Latin squares of `size` cells a side, a share `holes` of them, at least one, to be filled in.
-
-    The size is the difficulty.
+    """Latin squares of `size` cells a side, the difficulty; a share `holes` of them, at least one, is to be filled in.
 
     A square has one solution by construction: a cell is emptied only while the cells left force its number. The score
     is the share of holes filled rightly, less one for each given number that was changed, and 1 only if all is right.

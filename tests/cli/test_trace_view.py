@@ -139,6 +139,8 @@ def newer_run(tmp_path: Path) -> Path:
         (lambda tmp: write(tmp / "t.jsonl", "{}\n"), "line 1 is not a trace"),
         (lambda tmp: write(tmp / "t.jsonl", '{"schema_version": "9.1"}\n'), "has schema 9.1, newer than"),
         (lambda tmp: write(tmp / "m.jsonl", '{"schema_version": "1.0", "step": 3}\n'), "line 1 is no trace"),
+        (lambda tmp: write(tmp / "p.jsonl", json.dumps(record(0, problem=3)) + "\n"), "line 1 is no trace"),
+        (lambda tmp: write(tmp / "c.jsonl", json.dumps(record(0, chunks=[{}])) + "\n"), "line 1 is no trace"),
         (newer_run, "has schema 2.0, newer than the 1.x that is understood"),
     ],
 )
