@@ -54,6 +54,9 @@ def study_chapters(
         if took := measured(store):
             chapter.sections.append(sampling_section(f"{slug(name)}-", took))
         thoughts = thoughts_chapter(name, thoughts_of(store.path))
+        if lacking := unfinished(store):
+            for each in (chapter, thoughts):
+                each.sentences.insert(0, lacking)
         if forced := [one for arm in labels(store) for one in results(store, arm)]:
             thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
         chapters += [chapter, thoughts]
@@ -123,6 +126,30 @@ def thoughts_of(place: Path) -> dict[str, Any]:
     return analyse({label: partial(records, store, label) for label in labels(store)})
 
 
+def unfinished(store: Store) -> str | None:
+    """What a study's run still lacks of the traces that it was begun for, in a sentence; None where that is nothing."""
+    from studies.trace_frame import file_of, labels
+
+    wanted = len(arms := labels(store)) * asked_of_an_arm(store)
+    there = 0
+    for path in (file_of(store, arm) for arm in arms):
+        if path.exists():
+            with path.open("rb") as file:
+                there += sum(line.endswith(b"\n") for line in file)
+    if there >= wanted:
+        return None
+    return (
+        f"Not finished: {wanted - there:,} of {wanted:,} traces are still to be sampled. Short traces end first, so "
+        "figures of an arm that lacks some lean to them."
+    )
+
+
+def asked_of_an_arm(store: Store) -> int:
+    """Traces that every arm of a study's run is to have."""
+    asked: int = store.manifest["samples"] * sum(task["asked"] for task in store.manifest["tasks"])
+    return asked
+
+
 def trace_page(stores: Mapping[str, Store]) -> str | None:
     """The page on which all traces of these runs are read; None where none is of a study."""
     from reports.reader import reader
@@ -145,7 +172,6 @@ def _probe(name: str, store: Store) -> Chapter:
     from studies.probe_presets import PRESETS
     from studies.trace_frame import frame
 
-    manifest = store.manifest
-    asked = manifest["samples"] * sum(task["asked"] for task in manifest["tasks"])
-    preset = PRESETS.get(str(manifest.get("options", {}).get("preset")))
-    return probe_chapter(name, analyse(frame(store), asked=asked, published=preset.published if preset else ()))
+    preset = PRESETS.get(str(store.manifest.get("options", {}).get("preset")))
+    published = preset.published if preset else ()
+    return probe_chapter(name, analyse(frame(store), asked=asked_of_an_arm(store), published=published))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ def test_every_model_is_sampled_in_every_environment_with_the_longest_budget(far
     assert set(table["budget"]) == {64}
     assert Store.open(far).manifest["budgets"] == [2, 4, 8, 16, 32, 64]
     assert Store.open(far).manifest["study"] == "test-time"
+
+
+def test_what_an_interrupted_study_lacks_is_said_first(cli: Cli, far: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(far, tmp_path / "cut"))
+    first, _ = sorted((run / "traces").iterdir())
+    first.write_bytes(b"".join(first.read_bytes().splitlines(keepends=True)[:3]))
+    lacking = "Not finished: 1 of 8 traces are still to be sampled."
+    ran = cli("report", run)
+    assert f"Test-time scaling, cut: {lacking}" in ran.out
+    assert f"Thoughts, cut: {lacking}" in ran.out
+    assert lacking in cli("thoughts", run).err
+    assert "Not finished" not in cli("report", far, "--out", tmp_path / "whole").out
 
 
 def test_it_goes_on_by_its_directory_alone_and_tells_the_same(cli: Cli, far: Path) -> None:
