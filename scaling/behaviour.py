@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import FitError
+from scaling.errors import FitError, UsageError
 from scaling.results import Store
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def priced_record(
     """What a run of `scaling test-time` shows (`studies.test_time_scaling.analyse`).
 
     Traces are priced by the measured laws where those cover every arm, else by the planner on the GPU that the run
-    names; `remark` gets why there is no price.
+    names, for each arm's own model; `remark` gets why there is no price.
     """
     from studies.test_time_scaling import analyse
     from studies.trace_cost import by_plan, by_rows
@@ -99,13 +99,15 @@ def priced_record(
         except FitError as error:
             why = str(error)
     if options.get("gpu"):
-        from scaling.measure.sampler import EngineChoice
-        from scaling.planning import ask
-        from studies.checkpoints import DEFAULT_MODEL, find
+        from scaling.planning import ask, for_model
 
-        source = find((options["model"] or [DEFAULT_MODEL])[0], EngineChoice()).source
-        question = ask(str(source.path), options["gpu"], options["gpus"], price=options["price"])
-        return analyse(traces, by_plan(question))
+        base = ask(gpu=options["gpu"], gpus=options["gpus"], price=options["price"])
+        models = {arm["model"]["name"]: arm["model"]["config"] for arm in store.manifest["arms"]}
+        questions = {name: for_model(base, name, config) for name, config in models.items()}
+        try:
+            return analyse(traces, by_plan(questions))
+        except UsageError as error:
+            why = str(error)
     remark(f"{store.path.name} has no prices: {why}")
     return analyse(traces)
 

@@ -39,7 +39,8 @@ def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = Non
     """Prices by the laws of measured rollouts (`scaling.laws.fit_frame` of the rows in `frame`).
 
     Joules are a trace's seconds at the mean power of its curve's rows, where all of them have a counter's joules.
-    `hourly`: money for a device-hour. The pricer raises `FitError` for an arm whose environment was not measured.
+    `hourly`: money for a device-hour. A law of the arm's own model is taken before those of others. The pricer raises
+    `FitError` for an arm whose environment was not measured.
     """
     import numpy as np
 
@@ -47,7 +48,7 @@ def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = Non
 
     def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
         wanted = {k: v for k, v in arm["environment_parameters"].items() if k not in NOT_OF_THE_CURVE}
-        for fit in found:
+        for fit in sorted(found, key=lambda fit: fit.curve["model"] != arm["model"]):
             curve = fit.curve
             if curve["environment"] == arm["environment"] and all(curve.get(k, v) == v for k, v in wanted.items()):
                 break
@@ -70,8 +71,8 @@ def by_rows(frame: pd.DataFrame, fits: Sequence[Fit], hourly: float | None = Non
 
 def _watts(frame: pd.DataFrame, fit: Fit) -> float | None:
     """Mean power of a device over the rows of a curve; None unless all of them have joules."""
-    rows = frame[(frame["status"] == "ok") & (frame["phase"] == "rollout")]
-    for column in ("environment", "method", "context_size", "state_size"):
+    rows = frame[frame["status"] == "ok"]
+    for column in (name for name in fit.curve if name in rows.columns and name != "concurrency_mean"):
         value = fit.curve[column]
         rows = rows[rows[column].isna() if value is None else rows[column] == value]
     if not len(rows) or rows["energy_joules"].isna().any():
@@ -79,19 +80,19 @@ def _watts(frame: pd.DataFrame, fit: Fit) -> float | None:
     return float(rows["energy_joules"].sum() / (rows["wall_seconds"] * rows["devices"]).sum())
 
 
-def by_plan(question: Question) -> Pricer:
-    """Prices by the planner: the arm's own lengths, cut at the budget, sampled on the question's GPUs.
+def by_plan(questions: Mapping[str, Question]) -> Pricer:
+    """Prices by the planner: the arm's own lengths, cut at the budget, sampled by its model on the question's GPUs.
 
-    Joules are the GPUs' power limit over the time, so an upper bound. The pricer raises `UsageError` for what does not
-    fit the GPUs.
+    `questions` by the name of the model. Joules are the GPUs' power limit over the time, so an upper bound. The pricer
+    raises `UsageError` for what does not fit the GPUs.
     """
     from scaling.predict.distribution import Distribution
     from scaling.predict.serving import serve
     from scaling.thinking import rebuilt
 
-    setup, prompt_tokens = question.setup, question.work.prompt_tokens
-
     def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
+        question = questions[arm["model"]]
+        setup, prompt_tokens = question.setup, question.work.prompt_tokens
         cut = sorted((min(length, budget) for length in lengths if length), reverse=True)
         sampled = Distribution("as sampled", recorded=tuple(cut))
         environment = rebuilt(arm["environment"], arm["environment_parameters"])

@@ -98,9 +98,28 @@ def test_a_price_that_cannot_be_told_is_remarked(cli: Cli, chat_model: Path, tmp
     assert "far has no prices: no run that measured its environments is reported with it" in ran.err
 
 
+def test_a_run_is_priced_though_its_model_is_gone_and_reported_though_it_fits_no_gpu(
+    cli: Cli, far: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(far, tmp_path / "far"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["options"]["model"] = [str(tmp_path / "moved away")]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert cli("report", run).code == 0
+    assert "analytic: planner, bytes on 1 × " in (run / "report" / "tables" / "far-prices.csv").read_text()
+
+    for arm in manifest["arms"]:
+        arm["model"]["config"]["intermediate_size"] = 1 << 31
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    ran = cli("report", run)
+    assert ran.code == 0, ran.err
+    assert "far has no prices: " in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--gpu", "h1000", "--thinking-tokens", "64"), "h1000"),
         (("--thinking-tokens", "64", "--budgets", "128"), "budget 128 is more than --thinking-tokens 64"),
         (("--thinking-tokens", "0"), "0"),
         (("--extensions", "2", "--thinking-tokens", "64"), "--extensions goes with --mode budget-forcing"),
