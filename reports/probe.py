@@ -49,7 +49,7 @@ def probe_chapter(run: str, record: Record) -> Chapter:
 
 
 def sentences(record: Record) -> list[str]:
-    """The verdicts, then each arm in a line, then what is missing."""
+    """The verdicts, then each arm in a line, then what could not be compared."""
     said = [verdict["text"] for verdict in record["verdicts"]]
     last = {point["arm"]: point for point in record["accuracy"] if point["budget"] == record["budget"]}
     for arm in record["arms"]:
@@ -64,9 +64,6 @@ def sentences(record: Record) -> list[str]:
         )
         if arm["failed"]:
             said.append(f"{arm['label']}: {arm['failed']} of {arm['traces']} traces failed and are left out.")
-    lacking = sum(arm["missing"] or 0 for arm in record["arms"])
-    if lacking:
-        said.append(f"The probe is not finished: {lacking} traces of the arms that were begun are still to be sampled.")
     for verdict in record["verdicts"]:
         if verdict["unpaired"]:
             said.append(

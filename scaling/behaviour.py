@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import FitError
+from scaling.errors import FitError, UsageError
 from scaling.results import Store
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def study_chapters(
         if took := measured(store):
             chapter.sections.append(sampling_section(f"{slug(name)}-", took))
         thoughts = thoughts_chapter(name, thoughts_of(store.path))
+        if lacking := unfinished(store):
+            for each in (chapter, thoughts):
+                each.sentences.insert(0, lacking)
         if forced := [one for arm in labels(store) for one in results(store, arm)]:
             thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
         chapters += [chapter, thoughts]
@@ -82,7 +85,7 @@ def priced_record(
     """What a run of `scaling test-time` shows (`studies.test_time_scaling.analyse`).
 
     Traces are priced by the measured laws where those cover every arm, else by the planner on the GPU that the run
-    names; `remark` gets why there is no price.
+    names, for each arm's own model; `remark` gets why there is no price.
     """
     from studies.test_time_scaling import analyse
     from studies.trace_cost import by_plan, by_rows
@@ -96,13 +99,15 @@ def priced_record(
         except FitError as error:
             why = str(error)
     if options.get("gpu"):
-        from scaling.measure.sampler import EngineChoice
-        from scaling.planning import ask
-        from studies.checkpoints import DEFAULT_MODEL, find
+        from scaling.planning import ask, for_model
 
-        source = find((options["model"] or [DEFAULT_MODEL])[0], EngineChoice()).source
-        question = ask(str(source.path), options["gpu"], options["gpus"], price=options["price"])
-        return analyse(traces, by_plan(question))
+        base = ask(gpu=options["gpu"], gpus=options["gpus"], price=options["price"])
+        models = {arm["model"]["name"]: arm["model"]["config"] for arm in store.manifest["arms"]}
+        questions = {name: for_model(base, name, config) for name, config in models.items()}
+        try:
+            return analyse(traces, by_plan(questions))
+        except UsageError as error:
+            why = str(error)
     remark(f"{store.path.name} has no prices: {why}")
     return analyse(traces)
 
@@ -121,6 +126,30 @@ def thoughts_of(place: Path) -> dict[str, Any]:
         return analyse(by_arm(read_traces(place)))
     store = Store.open(place)
     return analyse({label: partial(records, store, label) for label in labels(store)})
+
+
+def unfinished(store: Store) -> str | None:
+    """What a study's run still lacks of the traces that it was begun for, in a sentence; None where that is nothing."""
+    from studies.trace_frame import file_of, labels
+
+    wanted = len(arms := labels(store)) * asked_of_an_arm(store)
+    there = 0
+    for path in (file_of(store, arm) for arm in arms):
+        if path.exists():
+            with path.open("rb") as file:
+                there += sum(line.endswith(b"\n") for line in file)
+    if there >= wanted:
+        return None
+    return (
+        f"Not finished: {wanted - there:,} of {wanted:,} traces are still to be sampled. Short traces end first, so "
+        "figures of an arm that lacks some lean to them."
+    )
+
+
+def asked_of_an_arm(store: Store) -> int:
+    """Traces that every arm of a study's run is to have."""
+    asked: int = store.manifest["samples"] * sum(task["asked"] for task in store.manifest["tasks"])
+    return asked
 
 
 def trace_page(stores: Mapping[str, Store]) -> str | None:
@@ -145,7 +174,6 @@ def _probe(name: str, store: Store) -> Chapter:
     from studies.probe_presets import PRESETS
     from studies.trace_frame import frame
 
-    manifest = store.manifest
-    asked = manifest["samples"] * sum(task["asked"] for task in manifest["tasks"])
-    preset = PRESETS.get(str(manifest.get("options", {}).get("preset")))
-    return probe_chapter(name, analyse(frame(store), asked=asked, published=preset.published if preset else ()))
+    preset = PRESETS.get(str(store.manifest.get("options", {}).get("preset")))
+    published = preset.published if preset else ()
+    return probe_chapter(name, analyse(frame(store), asked=asked_of_an_arm(store), published=published))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args, get_origin, get_type_hints
@@ -180,6 +180,16 @@ def ask(
     for mode in question.modes:
         question.environment(mode)(1)  # what makes no sense is refused before anything is reckoned
     return question
+
+
+def for_model(question: Question, name: str, config: dict[str, Any]) -> Question:
+    """The question of another model on the same GPUs, its weights of the type that they are published in.
+
+    Raises `UsageError` or `CheckpointError` for a `config` (Hugging Face's) that is none.
+    """
+    precision = replace(question.setup.precision, weights=_published_dtype(name, config))
+    setup = replace(question.setup, precision=precision)
+    return replace(question, model=_plain(name), shape=Shape.from_config(config), setup=setup)
 
 
 def plan(lengths: str | SupportsIndex | Iterable[str | SupportsIndex] | None = None, **options: Any) -> list[Plan]:

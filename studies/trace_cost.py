@@ -88,19 +88,19 @@ def _watts(frame: pd.DataFrame, fit: Fit) -> float | None:
     return float(rows["energy_joules"].sum() / (rows["wall_seconds"] * rows["devices"]).sum())
 
 
-def by_plan(question: Question) -> Pricer:
-    """Prices by the planner: the arm's own lengths, cut at the budget, sampled on the question's GPUs.
+def by_plan(questions: Mapping[str, Question]) -> Pricer:
+    """Prices by the planner: the arm's own lengths, cut at the budget, sampled by its model on the question's GPUs.
 
-    Joules are the GPUs' power limit over the time, so an upper bound. The pricer raises `UsageError` for what does not
-    fit the GPUs.
+    `questions` by the name of the model. Joules are the GPUs' power limit over the time, so an upper bound. The pricer
+    raises `UsageError` for what does not fit the GPUs.
     """
     from scaling.predict.distribution import Distribution
     from scaling.predict.serving import serve
     from scaling.thinking import rebuilt
 
-    setup, prompt_tokens = question.setup, question.work.prompt_tokens
-
     def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
+        question = questions[arm["model"]]
+        setup, prompt_tokens = question.setup, question.work.prompt_tokens
         cut = sorted((min(length, budget) for length in lengths if length), reverse=True)
         sampled = Distribution("as sampled", recorded=tuple(cut))
         environment = rebuilt(arm["environment"], arm["environment_parameters"])

@@ -116,6 +116,10 @@ def test_time(
     choice = _choice(options)
     models = [find(name, choice) for name in dict.fromkeys(options["model"] or [DEFAULT_MODEL])]
     options = _as_trained(options, models[0])
+    if options["gpu"] is not None:
+        from scaling.planning import ask
+
+        ask(gpu=options["gpu"], gpus=options["gpus"], price=options["price"])  # refused now, not after the sampling
     with opened_tasks(
         options["task"] or [], options["seed"], options["problems"], rules_of(options["answer"])
     ) as asked:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scaling.cli.console import print_json
+from scaling.cli.console import print_json, warn
 from scaling.cli.options import (
     BaseUrl,
     Concurrency,
@@ -91,13 +91,15 @@ def _told(
     place: Path, forcing: Forcing | None, models: list[str], choice: EngineChoice, stages: Path | None
 ) -> dict[str, Any]:
     """Everything asked of one run or file, by kind."""
-    from scaling.behaviour import thoughts_of
+    from scaling.behaviour import thoughts_of, unfinished
     from scaling.cli.cutting import staged, truncated
     from scaling.results import Store
 
     records = {"thoughts": thoughts_of(place)}
     if (forcing is not None or stages is not None) and place.is_file():
         raise UsageError(f"{place} is a file; --truncate and --stages take a run of `scaling probe` or `test-time`")
+    if not place.is_file() and (lacking := unfinished(Store.open(place))):
+        warn(f"{place}: {lacking}")
     if forcing is not None:
         records["truncation"] = truncated(Store.open(place), forcing, models, choice)
     if stages is not None:

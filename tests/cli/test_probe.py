@@ -199,7 +199,11 @@ def test_a_probe_that_has_just_begun_is_reported_as_such(cli: Cli, probed: Path,
     (traces / "01-longcot.jsonl").write_bytes(whole[: len(whole) - 10])  # a kill cut the last line short
     ran = cli("report", tmp_path / "begun")
     assert ran.code == 0, ran.err
-    assert "The probe is not finished: 1 traces of the arms that were begun" in ran.out
+    assert "Not finished: 5 of 8 traces are still to be sampled" in ran.out
+
+    (traces / "01-longcot.jsonl").write_bytes(whole)  # the next arm not begun
+    ran = cli("report", tmp_path / "begun")
+    assert "Not finished: 4 of 8 traces are still to be sampled" in ran.out
 
 
 def test_costs_and_a_probe_share_a_report(cli: Cli, probed: Path, tmp_path: Path, make_row: Callable[..., Any]) -> None:

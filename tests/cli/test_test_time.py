@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ def test_every_model_is_sampled_in_every_environment_with_the_longest_budget(far
     assert set(table["budget"]) == {64}
     assert Store.open(far).manifest["budgets"] == [2, 4, 8, 16, 32, 64]
     assert Store.open(far).manifest["study"] == "test-time"
+
+
+def test_what_an_interrupted_study_lacks_is_said_first(cli: Cli, far: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(far, tmp_path / "cut"))
+    first, _ = sorted((run / "traces").iterdir())
+    first.write_bytes(b"".join(first.read_bytes().splitlines(keepends=True)[:3]))
+    lacking = "Not finished: 1 of 8 traces are still to be sampled."
+    ran = cli("report", run)
+    assert f"Test-time scaling, cut: {lacking}" in ran.out
+    assert f"Thoughts, cut: {lacking}" in ran.out
+    assert lacking in cli("thoughts", run).err
+    assert "Not finished" not in cli("report", far, "--out", tmp_path / "whole").out
 
 
 def test_it_goes_on_by_its_directory_alone_and_tells_the_same(cli: Cli, far: Path) -> None:
@@ -85,9 +98,28 @@ def test_a_price_that_cannot_be_told_is_remarked(cli: Cli, chat_model: Path, tmp
     assert "far has no prices: no run that measured its environments is reported with it" in ran.err
 
 
+def test_a_run_is_priced_though_its_model_is_gone_and_reported_though_it_fits_no_gpu(
+    cli: Cli, far: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(far, tmp_path / "far"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["options"]["model"] = [str(tmp_path / "moved away")]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert cli("report", run).code == 0
+    assert "analytic: planner, bytes on 1 × " in (run / "report" / "tables" / "far-prices.csv").read_text()
+
+    for arm in manifest["arms"]:
+        arm["model"]["config"]["intermediate_size"] = 1 << 31
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    ran = cli("report", run)
+    assert ran.code == 0, ran.err
+    assert "far has no prices: " in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--gpu", "h1000", "--thinking-tokens", "64"), "h1000"),
         (("--thinking-tokens", "64", "--budgets", "128"), "budget 128 is more than --thinking-tokens 64"),
         (("--thinking-tokens", "0"), "0"),
         (("--extensions", "2", "--thinking-tokens", "64"), "--extensions goes with --mode budget-forcing"),

@@ -1,4 +1,4 @@
-"""What a trace costs by measured laws: its own curve's seconds, and that curve's power alone."""
+"""What a trace costs: by the law of rows of its own kind alone, or by the planner for its own model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from scaling.errors import FitError
 from scaling.laws import fit_frame
+from scaling.planning import ask
 from scaling.results import Row
-from studies.trace_cost import by_rows
+from studies.trace_cost import by_plan, by_rows
 
 MakeRow = Callable[..., Row]
 PARAMETERS = {"context_size": 1024, "state_size": 512, "head": 100, "iterations": 9, "carryover": "algorithm1"}
@@ -59,3 +60,12 @@ def test_an_environment_that_was_not_measured_has_no_price(make_row: MakeRow) ->
     frame = pd.DataFrame(curve(make_row, 1e-3, 50.0))
     with pytest.raises(FitError, match=r"no law for arm 'chunks' .* which have Delethink C=1k m=512; measure it too"):
         by_rows(frame, fit_frame(frame))(ARM | {"environment_parameters": PARAMETERS | {"state_size": 256}}, [9], 9)
+
+
+def test_the_planner_prices_each_arm_for_its_own_model() -> None:
+    models = ("r1-distill-qwen-1.5b", "r1-distill-qwen-7b")
+    price = by_plan({model: ask(model, "h100", 1, price=2.0) for model in models})
+    small, large = (price(ARM | {"model": model}, [4096] * 8, 4096) for model in models)
+    assert large.device_seconds > 2 * small.device_seconds
+    assert large.method.startswith("analytic: planner, r1-distill-qwen-7b on 1 × h100")
+    assert large.money == pytest.approx(large.device_seconds / 3600 * 2.0)
