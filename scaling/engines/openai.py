@@ -119,6 +119,11 @@ class OpenAIEngine:
         if self._closed:
             raise UsageError("the engine is closed")
         request.check(self.vocabulary)
+        if request.stop and not request.ignore_eos and not self.dialect.extras:
+            raise UsageError(
+                f"{self._server.base_url} takes no token ids that end a response, and this environment has some beside "
+                "the model's own; take a server that knows stop_token_ids, such as vLLM"
+            )
         if (total := len(request.prompt) + request.max_tokens) > self._limits.max_length:
             raise MemoryLimitError(f"{total} tokens do not fit a sequence of at most {self._limits.max_length}")
         flight = _Flight(self._next_id, request, self.now(), Reply())
@@ -214,11 +219,13 @@ class OpenAIEngine:
         else:
             completion = task.result()
         if completion.finish in ("stop", "length"):
+            by_text = self.dialect.response_ids == "text"  # then the server's count is of what it really sampled
+            sampled = (flight.reply.completion_tokens if by_text else None) or len(completion.tokens)
             self._totals = replace(
                 self._totals,
                 prefill_tokens=self._totals.prefill_tokens + completion.computed,
                 prefix_hits=self._totals.prefix_hits + completion.cached,
-                decode_tokens=self._totals.decode_tokens + max(len(completion.tokens) - 1, 0),
+                decode_tokens=self._totals.decode_tokens + max(sampled - 1, 0),
             )
         self._ended.put(completion)
 
@@ -232,9 +239,11 @@ class OpenAIEngine:
     async def _serve(self, flight: _Flight) -> Completion:
         request = flight.request
         async with self._seats:
-            prompt = self._prompt(request.prompt)
+            prompt, encoded = self._prompt(request.prompt)
             body = self._body(request, prompt, self.dialect)
             await self._server.complete(body, flight.reply, lambda reply: self._check(request, reply))
+        if (read := flight.reply.prompt_tokens) is not None and isinstance(prompt, str):
+            self._drift(0, abs(read - encoded))  # what the server put in, such as a first token that we did not send
         finish: FinishReason = "length" if flight.reply.finish == "length" else "stop"
         return self._completion(flight, finish)
 
@@ -253,6 +262,13 @@ class OpenAIEngine:
                 f"the server stopped after {count} of {request.max_tokens} tokens although told to ignore the end; "
                 "fixed lengths need one that knows ignore_eos"
             )
+        if reply.finish == "length" and count < request.max_tokens:
+            raise Refused(
+                f"the server cut the response at {count} of {request.max_tokens} tokens: a limit of its own is lower"
+            )
+        ends = set() if request.ignore_eos else {*self.eos, *request.stop}
+        if not text and (passed := ends.intersection(reply.tokens[:-1])):
+            raise Refused(f"the server went on behind token {min(passed)}, which was to end the response")
         if not text and (bad := [token for token in reply.tokens if token >= self.vocabulary]):
             raise Refused(f"token id {bad[0]} is outside the vocabulary of {self.vocabulary}: is it the same model?")
         if not text and not reply.tokens:
@@ -291,14 +307,14 @@ class OpenAIEngine:
             return list(reply.logprobs)
         return [math.nan] * count
 
-    def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
-        """A prompt as the server takes it, and what becomes of it on the way counted."""
+    def _prompt(self, tokens: Sequence[int]) -> tuple[list[int] | str, int]:
+        """A prompt as the server takes it, and of how many tokens; what becomes of it on the way is counted."""
         if self.dialect.token_prompts:
-            return list(tokens)
+            return list(tokens), len(tokens)
         text = self._decode(tokens)
         back = self._encode(text)
         self._drift(len(tokens), len(tokens) - sum((Counter(tokens) & Counter(back)).values()))
-        return text
+        return text, len(back)
 
     def _drift(self, tokens: int, drifted: int) -> None:
         self._totals = replace(

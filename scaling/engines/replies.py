@@ -75,7 +75,7 @@ class Reply:
 
     def _count(self, usage: Mapping[str, Any]) -> None:
         self.prompt_tokens = _whole(usage["prompt_tokens"])
-        self.completion_tokens = _whole(usage.get("completion_tokens", 0))
+        self.completion_tokens = None if (said := usage.get("completion_tokens")) is None else _whole(said)
         if (cached := (usage.get("prompt_tokens_details") or {}).get("cached_tokens")) is not None:
             self.cached = _whole(cached)
 

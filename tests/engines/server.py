@@ -23,8 +23,8 @@ class CompletionsServer:
     equal, from 0 on.
 
     `tokens`: it takes and gives token ids; otherwise text, by `decode` and `encode`. `extras`: it knows more than
-    OpenAI's own fields; otherwise it refuses them. `names_ids`: it knows `return_token_ids`. `answered` counts answers
-    that were sent to the end, by body.
+    OpenAI's own fields; otherwise it refuses them. `names_ids`: it knows `return_token_ids`. `begins`: tokens that it
+    puts before a text. `answered` counts answers that were sent to the end, by body.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class CompletionsServer:
         tokens: bool = True,
         extras: bool = True,
         names_ids: bool = True,
+        begins: int = 0,
         decode: Callable[[list[int]], str] = lambda ids: "x" * len(ids),
         encode: Callable[[str], list[int]] = lambda text: [120] * len(text),
         models: Sequence[str] = ("served-tiny",),
@@ -42,7 +43,7 @@ class CompletionsServer:
         max_length: int = 1 << 20,
     ) -> None:
         self.fault, self.tokens, self.extras, self.models, self.key = fault, tokens, extras, models, key
-        self.names_ids = names_ids
+        self.names_ids, self.begins = names_ids, begins
         self.decode, self.encode, self.processed, self.max_length = decode, encode, processed, max_length
         self.bodies: list[dict[str, Any]] = []
         self.attempts: Counter[str] = Counter()
@@ -138,8 +139,8 @@ class CompletionsServer:
         prompt = self.encode(body["prompt"]) if isinstance(body["prompt"], str) else body["prompt"]
         ids = response_to(prompt, body["max_tokens"], body["seed"])
         finish = "length"
-        if fault in ("short", "stop"):
-            ids, finish = ids[: len(ids) // 2], "stop"
+        if fault in ("short", "stop", "capped"):
+            ids, finish = ids[: len(ids) // 2], "length" if fault == "capped" else "stop"
         if fault == "long":
             ids = [*ids, 5]
         if fault == "foreign":
@@ -171,7 +172,8 @@ class CompletionsServer:
                     await asyncio.sleep(0.1)
             else:
                 self._chunk(writer, event)
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
+        put = self.begins if isinstance(body["prompt"], str) else 0
+        usage = {"prompt_tokens": put + len(prompt), "completion_tokens": len(ids)}
         self._chunk(writer, f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode())
         writer.write(b"0\r\n\r\n")
         self.answered[name] += 1

@@ -129,7 +129,13 @@ def test_retry_after_is_honoured_and_one_past_the_deadline_is_given_up(serve):
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [("400", "told to say 400"), ("short", "6 of 12"), ("long", "13 tokens"), ("foreign", "258")],
+    [
+        ("400", "told to say 400"),
+        ("short", "6 of 12"),
+        ("capped", "6 of 12"),
+        ("long", "13 tokens"),
+        ("foreign", "258"),
+    ],
 )
 def test_what_will_not_pass_fails_the_request_at_once(serve, fault, said):
     _, engine = serve({"fault": only([fault] * 9)})
@@ -139,6 +145,21 @@ def test_what_will_not_pass_fails_the_request_at_once(serve, fault, said):
     assert "\n" not in done.error
     assert engine.stats().retries == 0
     assert other.finish == "length"
+
+
+def test_a_response_that_the_server_cut_or_went_on_with_is_none(serve, completions_server):
+    """A cap of the server's own, and ids that were to end a response and did not, make other lengths than asked for."""
+    free = replace(REQUEST, ignore_eos=False)
+    _, engine = serve({"fault": only(["capped"])})
+    [done] = run(engine, free)
+    assert (done.finish, done.tokens) == ("error", [])
+    assert "cut the response at 6 of 12 tokens" in done.error
+    fifth, last = (completions_server.response_to(REQUEST.prompt, 12, 3)[at] for at in (4, 11))
+    _, engine = serve()
+    passed, ended, fixed = run(engine, replace(free, stop=(fifth,)), replace(free, stop=(last,)), REQUEST)
+    assert f"went on behind token {fifth}" in passed.error
+    assert (ended.finish, len(ended.tokens)) == ("length", 12)
+    assert fixed.error is None
 
 
 def test_hostile_text_changes_nothing_where_token_ids_come(serve, completions_server):
@@ -263,6 +284,28 @@ def test_a_server_of_text_is_told_and_read_as_text_and_the_drift_is_counted(serv
     half_a_letter = encode("é")[:1]
     run(engine, Request([*prompt, *half_a_letter], 10, seed=1))
     assert engine.stats().drifted_tokens > before
+
+
+def test_tokens_that_a_server_of_text_puts_in_are_drift_and_those_that_it_sampled_are_counted(serve, chat_model):
+    tokenizer = load_tokenizer(chat_model)
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    options = {"tokens": False, "extras": False, "encode": encode, "decode": lambda ids: "é" * len(ids)}
+    drifted = []
+    for begins in (0, 1):
+        _, engine = serve({**options, "begins": begins}, tokenizer=tokenizer)
+        [done] = run(engine, Request(encode("think about it"), 10, seed=1))
+        assert len(done.tokens) == 20  # the letter is two tokens to us and was one to the server
+        assert engine.stats().decode_tokens == 9
+        drifted.append(engine.stats().drifted_tokens)
+    assert drifted[1] == drifted[0] + 1
+
+
+def test_a_server_that_takes_no_ends_is_not_asked_for_them(serve, chat_model):
+    tokenizer = load_tokenizer(chat_model)
+    _, engine = serve({"tokens": False, "extras": False}, tokenizer=tokenizer)
+    with pytest.raises(UsageError, match="takes no token ids that end a response"):
+        engine.submit(Request([70, 71], 10, stop=(72,)))
+    assert run(engine, Request([70, 71], 10, stop=(72,), ignore_eos=True))[0].finish == "length"
 
 
 def test_hostile_text_from_a_server_of_text_becomes_tokens_all_the_same(serve, chat_model):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -191,3 +194,13 @@ def test_a_server_thinks_about_real_questions(cli, completions_server):
     refused = cli("trace", "--engine", "openai", "--model", "model", *arguments)
     assert refused.code == 2
     assert "--base-url" in refused.err
+
+
+def test_the_commands_of_the_engines_page_plan_as_they_stand(cli, completions_server):
+    page = (Path(__file__).parents[2] / "docs/engines.md").read_text()
+    commands = re.findall(r"^scaling run (.*--engine openai .*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    with completions_server.CompletionsServer() as server:
+        for command in commands:
+            words = shlex.split(re.sub(r"http://\S+", server.url, command))
+            assert cli("run", *words, "--dry-run").code == 0, command
