@@ -117,7 +117,7 @@ def sampling_section(prefix: str, measured: Sequence[Record]) -> Section:
             "device-s / trace": data["device_seconds_per_trace"].map(number),
             "tokens / s": data["tokens_per_second"].map(number),
             "at once": data["concurrency_mean"].map(number),
-            "doubtful": [reason or "" for reason in data["reason"]],
+            "doubtful": [one["reason"] or "" for one in measured],
         }
     )
     devices = " and ".join(dict.fromkeys(data["device"]))
