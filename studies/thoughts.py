@@ -27,7 +27,7 @@ GROUPS = 4
 """Most groups of difficulty, equally many traces each."""
 WORDS_FROM = 0.1
 """Words a token from which texts are taken by words; below, by tokens, as where an alphabet has no spaces."""
-NEEDED = ("problem", "environment", "environment_parameters", "chunks", "thinking_tokens", "score", "error")
+NEEDED = ("model", "problem", "environment", "environment_parameters", "chunks", "thinking_tokens", "score", "error")
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
@@ -101,8 +101,22 @@ def by_arm(records: Iterable[Mapping[str, Any]]) -> dict[str, Callable[[], Itera
 
 
 def _check(record: Mapping[str, Any]) -> None:
+    expected = "expected traces as `scaling trace --out` writes them"
     if missing := [name for name in NEEDED if name not in record]:
-        raise StoreError(f"a trace has no {missing[0]}; expected traces as `scaling trace --out` writes them")
+        raise StoreError(f"a trace has no {missing[0]}; {expected}")
+    problem, chunks = record["problem"], record["chunks"]
+    fits = (
+        all(isinstance(record[name], dict) for name in ("model", "problem", "environment_parameters"))
+        and "name" in record["model"]
+        and isinstance(problem.get("id"), str)
+        and isinstance(problem.get("meta", {}), dict)
+        and isinstance(record["thinking_tokens"], int)
+        and isinstance(chunks, list)
+        and all(isinstance(chunk, dict) for chunk in chunks)
+        and all(isinstance(c.get("text"), str) and isinstance(c.get("response"), list) for c in chunks)
+    )
+    if not fits:
+        raise StoreError(f"a trace has a part of the wrong kind; {expected}")
 
 
 def _has_words(arms: Mapping[str, Callable[[], Iterable[Mapping[str, Any]]]]) -> bool:
