@@ -248,7 +248,7 @@ def _swept(prefix: str, record: Record, name: str, column: str, label: str) -> D
             f"Accuracy at {short(record['budget'])} thinking tokens, and the share of traces that the model ended "
             f"itself, by {name} size, over {data['problems'].max():,} problems and "
             f"{data['samples'].min():,} to {data['samples'].max():,} traces an arm; shades are "
-            f"95 % intervals. {said_methods(points)}"
+            f"95 % intervals. {_carried(points)}{said_methods(points)}"
         )
         return page.drawing(f"{prefix}{name}", f"Accuracy by {name} size", caption, data)
 
@@ -257,6 +257,16 @@ def _line(axes: Axes, line: pd.DataFrame, column: str, value: str, colour: str, 
     axes.plot(line[column], line[value], color=colour, linestyle=dash, marker="o", markersize=4, label=label)
     low, high = (value.replace("value", end) for end in ("low", "high"))
     axes.fill_between(line[column], line[low], line[high], color=colour, alpha=0.12, linewidth=0)
+
+
+def _carried(points: Sequence[Record]) -> str:
+    """What is to know of states that are larger than what a later chunk thinks anew."""
+    if all(2 * point["state_size"] <= point["context_size"] for point in points):
+        return ""
+    return (
+        "Where m is more than half of C, only the second chunk is given m tokens: later ones get all of the last "
+        "response, which is C − m (Algorithm 1). "
+    )
 
 
 def _flat(points: Sequence[Record]) -> pd.DataFrame:
@@ -282,7 +292,7 @@ def _sizes(prefix: str, record: Record, name: str) -> Table:
     )
     caption = (
         f"By {name} size at {short(record['budget'])} thinking tokens, with 95 % intervals. I: most chunks of a trace. "
-        f"{said_methods(points)}"
+        f"{_carried(points)}{said_methods(points)}"
     )
     return Table(f"{prefix}{name}", f"By {name} size", caption, _flat(points), shown)
 

@@ -47,8 +47,8 @@ def _stages(prefix: str, record: Record) -> Table:
             share = f"{100 * mine['all']['share']:.3g}"
             shown.append({"arm": arm["arm"], "stage": stage, "have it, %": share, **lengths})
     caption = (
-        f"Mean {record['unit']} of each stage in the traces that have it, with 95 % intervals in brackets where there "
-        f"are two problems or more ({record['method']}). Stages begin at cue words, which tell them only roughly."
+        f"Mean {record['unit']} of each stage in the traces that have it, with intervals in brackets where there are "
+        f"five problems or more ({record['method']}). Stages begin at cue words, which tell them only roughly."
     )
     return Table(prefix + "stages", "Length of stages", caption, data, pd.DataFrame(shown))
 

@@ -58,7 +58,10 @@ def study_chapters(
             for each in (chapter, thoughts):
                 each.sentences.insert(0, lacking)
         if forced := [one for arm in labels(store) for one in results(store, arm)]:
-            thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
+            try:
+                thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
+            except FitError as error:
+                remark(f"{name}: {error}")
         chapters += [chapter, thoughts]
     return chapters
 

@@ -206,7 +206,10 @@ def _against_longcot(judged: pd.DataFrame, arms: Sequence[Mapping[str, Any]], bu
         common = sorted(first.keys() & second.keys())
         if not common:
             continue
-        cut = arm["chunked"] is not None and arm["chunked"]["value"] > 0
+        cut = arm["chunked"]["value"] if arm["chunked"] is not None else 0.0
+        reach = (
+            "" if cut >= MANY else f" Only {_percent(cut)} % of its traces came to a second chunk." if cut else UNCUT
+        )
         made = compare([first[key] for key in common], [second[key] for key in common]).record()
         verdicts.append(
             {
@@ -214,7 +217,7 @@ def _against_longcot(judged: pd.DataFrame, arms: Sequence[Mapping[str, Any]], bu
                 "against": base,
                 "budget": budget,
                 "unpaired": len(first.keys() ^ second.keys()),
-                "text": verdict(label, base, budget, made) + ("" if cut else UNCUT),
+                "text": verdict(label, base, budget, made) + reach,
                 **made,
             }
         )
@@ -228,6 +231,9 @@ def _solved(rows: pd.DataFrame, problems: Sequence[tuple[str, str]]) -> list[boo
     answers, scores = _by_problem(rows, "answer"), _by_problem(rows, "score")
     return solved([answers[key] for key in problems], [scores[key] for key in problems])
 
+
+MANY = 0.5
+"""Share of traces in several chunks below which a verdict says how few they are: the rest think as in LongCoT."""
 
 UNCUT = " None of its traces came to a second chunk, so this says nothing of thinking in chunks."
 

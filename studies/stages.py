@@ -20,6 +20,7 @@ import numpy as np
 from scaling.errors import FitError, UsageError
 from scaling.tasks.worker import Worker, WorkerDiedError
 from scaling.text import show
+from studies.thoughts import FEWEST
 
 SCHEMA_VERSION = "1.0"
 SECONDS = 5.0
@@ -213,8 +214,8 @@ def summarise(traces: Iterable[Labelled], rules: Rules, unit: str = "words") -> 
     """Length of each stage by outcome, and of each cycle by its number, for every arm.
 
     A stage's length is that of all its parts in a trace, over the traces that have it; `share` of traces have it. A
-    cycle's length is over traces that come so far. Means with an interval of 95 %: problems are resampled; null with
-    one problem alone. Raises `FitError` without traces.
+    cycle's length is over traces that come so far. Means with an interval of nominally 95 %: problems are resampled;
+    null with fewer than `FEWEST`. Raises `FitError` without traces.
     """
     found = list(traces)
     if not found:
@@ -246,7 +247,7 @@ def summarise(traces: Iterable[Labelled], rules: Rules, unit: str = "words") -> 
         "unit": unit,
         "rules": [{"stage": r.stage, "opens": list(r.opens), "cycle": r.cycle, "once": r.once} for r in rules.rules],
         "first": rules.first,
-        "method": f"means over traces, problems resampled {RESAMPLES} times, 95 %",
+        "method": f"means over traces, problems resampled {RESAMPLES} times, nominally 95 %",
         "arms": arms,
         "stages": stages,
         "cycles": cycles,
@@ -270,7 +271,7 @@ def _mean(lengths: Sequence[tuple[str, int]]) -> dict[str, Any] | None:
     counts = np.array([len(each) for each in problems.values()], dtype=float)
     low: float | None = None
     high: float | None = None
-    if len(problems) > 1:
+    if len(problems) >= FEWEST:
         drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
         means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
         low, high = (float(q) for q in np.quantile(means, [0.025, 0.975]))

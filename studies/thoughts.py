@@ -23,11 +23,13 @@ BINS = 5
 WINDOW = 32
 """Most tokens before and after a boundary that are compared, never more than half of what a chunk thinks anew."""
 RESAMPLES = 2000
+FEWEST = 5
+"""Problems from which there is an interval: of 2, a bootstrap of problems holds in half of simulated studies."""
 GROUPS = 4
 """Most groups of difficulty, equally many traces each."""
 WORDS_FROM = 0.1
 """Words a token from which texts are taken by words; below, by tokens, as where an alphabet has no spaces."""
-NEEDED = ("problem", "environment", "environment_parameters", "chunks", "thinking_tokens", "score", "error")
+NEEDED = ("model", "problem", "environment", "environment_parameters", "chunks", "thinking_tokens", "score", "error")
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
@@ -67,8 +69,9 @@ def analyse(arms: Mapping[str, Callable[[], Iterable[Mapping[str, Any]]]]) -> di
     """Of each arm, by its label: lengths by outcome, the sweet spot, rumination, and what chunk boundaries do to it.
 
     `arms` gives the traces of each, anew whenever it is called. A trace is right with a score of 1; failed ones are
-    left out and counted. Intervals of 95 % are percentiles of a bootstrap over problems (`RESAMPLES`), null where
-    those do not differ. Raises `FitError` where no trace was judged, `StoreError` for what are no traces.
+    left out and counted. Intervals, nominally of 95 %, are percentiles of a bootstrap over problems (`RESAMPLES`), null
+    with fewer than `FEWEST` or where those do not differ. Raises `FitError` where no trace was judged, `StoreError` for
+    what are no traces.
     """
     words = _has_words(arms)
     found = {label: _Arm(label, "", "", {}) for label in arms}
@@ -101,8 +104,22 @@ def by_arm(records: Iterable[Mapping[str, Any]]) -> dict[str, Callable[[], Itera
 
 
 def _check(record: Mapping[str, Any]) -> None:
+    expected = "expected traces as `scaling trace --out` writes them"
     if missing := [name for name in NEEDED if name not in record]:
-        raise StoreError(f"a trace has no {missing[0]}; expected traces as `scaling trace --out` writes them")
+        raise StoreError(f"a trace has no {missing[0]}; {expected}")
+    problem, chunks = record["problem"], record["chunks"]
+    fits = (
+        all(isinstance(record[name], dict) for name in ("model", "problem", "environment_parameters"))
+        and "name" in record["model"]
+        and isinstance(problem.get("id"), str)
+        and isinstance(problem.get("meta", {}), dict)
+        and isinstance(record["thinking_tokens"], int)
+        and isinstance(chunks, list)
+        and all(isinstance(chunk, dict) for chunk in chunks)
+        and all(isinstance(c.get("text"), str) and isinstance(c.get("response"), list) for c in chunks)
+    )
+    if not fits:
+        raise StoreError(f"a trace has a part of the wrong kind; {expected}")
 
 
 def _has_words(arms: Mapping[str, Callable[[], Iterable[Mapping[str, Any]]]]) -> bool:
@@ -205,14 +222,14 @@ def _grouped(traces: Iterable[_Seen]) -> list[list[_Seen]]:
 def _ratio(parts: Floats) -> dict[str, Any] | None:
     """Σ parts[:, 0] ÷ Σ parts[:, 1] over problems, with its interval; None where there is nothing to divide by.
 
-    No interval either where all problems have the same: resampling them would feign certainty.
+    No interval either of fewer than `FEWEST` problems, or where all have the same: resampling would feign certainty.
     """
     total = parts.sum(0)
     if not total[1]:
         return None
     low = high = None
     kept = parts[parts[:, 1] > 0]
-    if len(np.unique(kept[:, 0] / kept[:, 1])) > 1:
+    if len(kept) >= FEWEST and len(np.unique(kept[:, 0] / kept[:, 1])) > 1:
         rng = np.random.default_rng(0)
         drawn = parts[rng.integers(len(parts), size=(RESAMPLES, len(parts)))].sum(1)
         shares = drawn[drawn[:, 1] > 0]

@@ -19,7 +19,7 @@ from scaling.models import Source
 from scaling.results import Store
 from scaling.rollout import Sampling, Trace, rollout
 from scaling.tasks import Problem, Task
-from scaling.text import THINK_CLOSE, Text, show
+from scaling.text import THINK_CLOSE, WHOLE_TRACE, Answer, Text, show
 from scaling.thinking import Chunk, LongCoT, standing
 from scaling.traces import TraceFile, read_traces
 from studies.accuracy import average, compare
@@ -286,7 +286,7 @@ class _Asks:
             trimmed = scores(_chunks(record), problem, [budget], text=text, task=task, known=known)[budget]
         written = trace.chunks[0].response if trace is not None and trace.error is None else ()
         error = trace.error if trace is not None else None
-        answer = text.answer([*cut.said, written]) if error is None else None
+        answer = self._answer(text, cut, written) if error is None else None
         said = answer.text if answer else None
         return {
             "schema_version": SCHEMA_VERSION,
@@ -306,6 +306,19 @@ class _Asks:
             "forced": task.score(problem, said) if error is None else None,
             "error": error,
         }
+
+    def _answer(self, text: Text, cut: _Cut, written: tuple[int, ...]) -> Answer | None:
+        """What was forced, or what a trace that had ended says.
+
+        A box in the thoughts would hide a forced answer that has none, so it is sought from the cue on, wherever rules
+        do not read the whole trace.
+        """
+        whole = text.answer([*cut.said, written])
+        if cut.prompt is None or whole is None or whole.rule in WHOLE_TRACE:
+            return whole
+        handling = text.handling
+        closed = HARMONY_FINAL if handling.harmony else THINK_CLOSE if handling.thinks else ""
+        return text.answer([self._encode(closed), cut.said[-1], written])
 
     def _task(self, record: Mapping[str, Any]) -> Task:
         if (label := record["task_label"]) not in self.tasks:

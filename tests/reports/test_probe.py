@@ -90,6 +90,17 @@ def test_captions_tell_what_how_many_and_how(chapter: Chapter) -> None:
     assert "majority vote of all its samples (8 a problem and arm)" in captions["first-run-coverage"]
 
 
+def test_a_state_larger_than_a_later_chunk_is_said_not_to_be_carried_whole(chapter: Chapter) -> None:
+    def captions(made: Chapter) -> list[str]:
+        shown = [each for s in made.sections for each in (*s.drawings, *s.tables) if each.name.endswith("run-state")]
+        assert len(shown) == 2
+        return [each.caption for each in shown]
+
+    assert not any("Algorithm 1" in caption for caption in captions(chapter))
+    large = probe_chapter("first run", record(arms=[arm(None), arm(256, 64), arm(256, 192)], context=[]))
+    assert all("later ones get all of the last response, which is C − m" in caption for caption in captions(large))
+
+
 def test_what_a_probe_lacks_is_left_out() -> None:
     dead = arm(256, 128, ended=None, chunked=None, failed=32, mean_thinking_tokens=None, mean_chunks=None)
     found = record(arms=[arm(None), dead], verdicts=[], coverage=[], published=[], state=[], context=[], tasks=["sums"])

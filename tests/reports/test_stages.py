@@ -13,7 +13,7 @@ def test_the_section_has_stages_and_cycles_with_their_lengths() -> None:
     traces = [Labelled("arm", p, right, stages, (10, n, 5)) for p, right, n in (("p", True, 20), ("q", False, 40))]
     made = section("run-", summarise(traces, RULES))
     assert made.text == [
-        "arm: the first cycle has 30.0 [20.0, 40.0] words; 0 of 2 traces have no more than one stage by these rules."
+        "arm: the first cycle has 30.0 words; 0 of 2 traces have no more than one stage by these rules."
     ]
     [table] = made.tables
     assert list(table.shown["stage"]) == ["definition", "bloom"]

@@ -179,7 +179,14 @@ def test_one_problem_alone_is_judged_for_itself() -> None:
 
 def test_traces_that_never_met_a_boundary_say_nothing_of_chunks() -> None:
     assert UNCUT in probe([[1, 0]] * 4, [[1, 0]] * 4, chunked={"lengths": 100})["verdicts"][0]["text"]
-    assert UNCUT not in probe([[1, 0]] * 4, [[1, 0]] * 4)["verdicts"][0]["text"]
+    assert "second chunk" not in probe([[1, 0]] * 4, [[1, 0]] * 4)["verdicts"][0]["text"]
+
+
+def test_a_verdict_on_few_traces_that_met_a_boundary_says_how_few() -> None:
+    few = traces(CHUNKED, ARMS[CHUNKED], [[1, 0]] * 4, lengths=100)
+    few[0] |= {"chunks": 2, "thinking_tokens": 300, "response_lengths": [300]}
+    (verdict,) = analyse(frame(traces("longcot", ARMS["longcot"], [[1, 0]] * 4), few))["verdicts"]
+    assert verdict["text"].endswith("points. Only 12.5 % of its traces came to a second chunk.")
 
 
 def test_the_overlap_is_of_problems_that_a_majority_solves() -> None:

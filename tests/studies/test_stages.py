@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,16 @@ def test_lengths_are_by_stage_outcome_and_cycle() -> None:
         stages = [Stage(*each, 0, 1) for each in named[: len(lengths)]]
         return Labelled("arm", problem, correct, stages, lengths)
 
-    record = summarise([trace("p", True, 10, 20), trace("q", False, 30, 40, 50)], RULES)
+    few = [trace("p", True, 10, 20), trace("q", False, 30, 40, 50)]
+    assert all(point["low"] is None for point in summarise(few, RULES)["stages"])
+    record = summarise([replace(one, problem=f"{one.problem}{n}") for n in range(3) for one in few], RULES)
     found = {(p["stage"], p["outcome"]): p for p in record["stages"]}
     assert found["definition", "all"]["value"] == 20
     assert found["bloom", "right"]["value"] == 20
     assert found["reconstruction", "all"]["share"] == 0.5
     assert ("reconstruction", "right") not in found
     assert found["bloom", "all"]["low"] <= 30 <= found["bloom", "all"]["high"]
-    assert found["bloom", "right"]["low"] is None  # one problem tells of no other
+    assert found["bloom", "right"]["low"] is None  # three problems tell little of others
     cycles = {(p["cycle"], p["outcome"]): p["value"] for p in record["cycles"]}
     assert cycles[2, "wrong"] == 50
     json.dumps(record, allow_nan=False)

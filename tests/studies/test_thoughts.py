@@ -53,7 +53,16 @@ def test_right_and_wrong_traces_are_compared_within_problems():
     assert (arm["lengths"]["right"]["mean"], arm["lengths"]["wrong"]["mean"]) == (50.5, 130)
     assert arm["difference"]["value"] == pytest.approx(((100 - 150) + (80 - 90)) / 2)
     assert arm["difference"]["problems"] == 2
-    assert arm["difference"]["low"] <= arm["difference"]["value"] <= arm["difference"]["high"]
+
+
+def test_an_interval_needs_problems_to_resample():
+    def apart(problems: int) -> dict[str, Any]:
+        pairs = [trace(str(n), [range(100 - right * n)], bool(right)) for n in range(problems) for right in (0, 1)]
+        return dict(one_arm(pairs)["difference"])
+
+    assert apart(4) == {"value": -1.5, "low": None, "high": None, "problems": 4}
+    five = apart(5)
+    assert -4 <= five["low"] < five["value"] < five["high"] <= 0
 
 
 def test_the_sweet_spot_is_read_off_lengths_normalised_within_each_problem():
