@@ -84,7 +84,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Now: `running`, `waiting` requests, `kv_tokens` held. Since peaks were asked anew: `peak_kv_tokens`,
-    `peak_running`. Since the start: the rest.
+    `peak_running`, and `peak_waiting` where the engine says. Since the start: the rest.
 
     `prefill_tokens` and `decode_tokens` count tokens put through the model; `decode_steps` counts batched
     forward passes of one token a row; `prefill_seconds` and `decode_seconds` are their time, sampling included.
@@ -97,6 +97,7 @@ class Stats:
     kv_tokens: int = 0
     peak_kv_tokens: int = 0
     peak_running: int = 0
+    peak_waiting: int | None = None
     preemptions: int = 0
     prefix_hits: int = 0
     prefill_tokens: int = 0

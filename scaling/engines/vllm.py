@@ -82,7 +82,7 @@ class VLLMEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._stats = Stats()
+        self._stats = Stats(peak_waiting=0)
         self._sleeps = sleeps and torch.cuda.is_available()
         # On a CPU, vLLM (0.32) cannot seed a request whose prompt it encodes in parts, so there prompts stay whole.
         parts: dict[str, Any] = _beyond_positions(Path(path), max_length)
@@ -167,6 +167,8 @@ class VLLMEngine:
         if id in self._requests:
             self._engine.abort_request([str(id)])
             self._ended.append(self._completion(id, (), (), "abort", self.now(), self.now(), 0))
+            self._unstarted = min(self._unstarted, len(self._requests))
+            self._rest_if_idle()
 
     def step(self) -> list[Completion]:
         """One step of vLLM's scheduler; one that encodes any part of a prompt counts as prefill."""
@@ -182,10 +184,13 @@ class VLLMEngine:
         else:
             self._stats = replace(stats, decode_seconds=stats.decode_seconds + seconds)
         completions += [self._finished(output) for output in outputs if output.finished]
+        self._rest_if_idle()
+        return completions
+
+    def _rest_if_idle(self) -> None:
         if not self._requests:
             self._unstarted = 0
             self._stats = replace(self._stats, running=0, waiting=0, kv_tokens=0)
-        return completions
 
     def record(self, scheduler: Any, iteration: Any) -> None:
         """Takes in what vLLM says of a step."""
@@ -199,6 +204,7 @@ class VLLMEngine:
                 kv_tokens=kv_tokens,
                 peak_kv_tokens=max(stats.peak_kv_tokens, kv_tokens),
                 peak_running=max(stats.peak_running, scheduler.num_running_reqs),
+                peak_waiting=max(stats.peak_waiting or 0, scheduler.num_waiting_reqs),
                 prefix_hits=stats.prefix_hits + scheduler.prefix_cache_stats.hits,
             )
         if iteration is not None:
@@ -273,7 +279,7 @@ class VLLMEngine:
         """`prefix_hits` counts tokens. Peaks, and what is held, are as of the last step's end."""
         found = self._stats
         if new_peaks:
-            self._stats = replace(found, peak_kv_tokens=0, peak_running=0)
+            self._stats = replace(found, peak_kv_tokens=0, peak_running=0, peak_waiting=0)
         return found
 
     def now(self) -> float:
@@ -321,8 +327,14 @@ class VLLMEngine:
         self._engine.engine_core.shutdown()
 
     def _finished(self, output: Any) -> Completion:
-        """vLLM's output of a request as ours; it marks no ended response that it was not told to end."""
+        """vLLM's output of a request as ours; it marks no ended response that it was not told to end.
+
+        One that ended for another reason than its end or its length is a failed one, without tokens.
+        """
         said, times = output.outputs[0], output.metrics
+        if said.finish_reason not in ("stop", "length"):
+            why = f"vLLM ended the response for another reason: {said.finish_reason}"
+            return self._completion(int(output.request_id), (), (), "error", self.now(), self.now(), 0, why)
         tokens = list(said.token_ids)
         if said.logprobs is None:
             logprobs = [0.0] * len(tokens)
@@ -343,6 +355,7 @@ class VLLMEngine:
         first: float,
         last: float,
         cached: int,
+        error: str | None = None,
     ) -> Completion:
         running = self._requests.pop(id)
         return Completion(
@@ -356,6 +369,7 @@ class VLLMEngine:
             first_token=first,
             last_token=last,
             weights_version=running.weights_version,
+            error=error,
         )
 
 

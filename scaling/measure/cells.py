@@ -16,6 +16,8 @@ SIMULATED = "simulated"
 VLLM = "vllm"
 OPENAI = "openai"
 ENGINES = ("local", VLLM, OPENAI, SIMULATED)
+DEADLINE_SECONDS = 3600.0
+KEY_VARIABLE = "OPENAI_API_KEY"
 MethodChoice = Literal["auto", "full", "profile"]
 
 
@@ -60,8 +62,8 @@ class RunConfig:
     base_url: str | None = None
     served_model: str | None = None
     devices: int = 1
-    deadline: float = 3600.0
-    key_variable: str = "OPENAI_API_KEY"
+    deadline: float = DEADLINE_SECONDS
+    key_variable: str = KEY_VARIABLE
     summary_size: int | None = None
     extensions: int | None = None
     cue_tokens: int | None = None
@@ -126,6 +128,8 @@ class RunConfig:
         if self.engine != OPENAI:
             if self.base_url is not None or self.served_model is not None or self.devices > 1:
                 raise UsageError("--base-url, --served-model and --devices go with --engine openai")
+            if (self.deadline, self.key_variable) != (DEADLINE_SECONDS, KEY_VARIABLE):
+                raise UsageError("--deadline and --key-variable go with --engine openai; nothing here has either")
             return
         if self.base_url is None:
             raise UsageError(

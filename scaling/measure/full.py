@@ -33,6 +33,7 @@ class Measurement:
     decode_tokens: int | None = None
     concurrency_mean: float | None = None
     concurrency_peak: int | None = None
+    waiting_peak: int | None = None
     preemptions: int | None = None
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
@@ -102,6 +103,7 @@ def measure_full(
         decode_tokens=decoded,
         concurrency_mean=decoded / steps if steps else float(min(cell.concurrency, cell.traces)),
         concurrency_peak=after.peak_running,
+        waiting_peak=after.peak_waiting,
         preemptions=after.preemptions - before.preemptions,
         prefill_seconds=after.prefill_seconds - before.prefill_seconds,
         decode_seconds=after.decode_seconds - before.decode_seconds,

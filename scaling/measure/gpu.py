@@ -8,6 +8,7 @@ or null was not told. `Replay` plays one back at its own pace.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -49,19 +50,30 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Trace:
-        """Raises `UsageError` where the file is no trace."""
+        """Raises `UsageError` where the file is no trace, such as one without samples or with samples out of order."""
         try:
             data = json.loads(path.read_text())
             if data["format"] != _FORMAT:
                 raise ValueError(f"format {data['format']!r}")
-            return cls(data.get("uuid"), frozenset(data["our_pids"]), tuple(map(_sample, data["samples"])))
+            if not isinstance(uuid := data.get("uuid"), str | None):
+                raise ValueError(f"uuid {uuid!r}")
+            samples = tuple(map(_sample, data["samples"]))
+            if not samples or any(after.seconds <= before.seconds for before, after in pairwise(samples)):
+                raise ValueError("samples are missing or out of order")
+            return cls(uuid, frozenset(data["our_pids"]), samples)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is not a recorded trace of a GPU ({error!r}); expected {_FORMAT!r}") from None
 
 
 def _sample(data: dict[str, Any]) -> Sample:
     pids = data.get("pids")
+    if bad := [name for name, value in data.items() if name != "pids" and not _is_figure(value)]:
+        raise ValueError(f"{bad[0]} {data[bad[0]]!r}")
     return Sample(**{**data, "pids": None if pids is None else tuple(pids)})
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 class Replay:

@@ -144,6 +144,7 @@ def build_row(
         summary_size=parameters.get("summary_size"),
         extensions=parameters.get("extensions"),
         cue_tokens=len(token_ids(parameters["cue"])) if "cue" in parameters else None,
+        waiting_peak=found.waiting_peak if found else None,
     )
 
 

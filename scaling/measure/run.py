@@ -70,7 +70,15 @@ class Outcome:
 ENGINE_OPTIONS = {
     SIMULATED: {"gpu"},
     VLLM: {"tensor_parallel", "prefix_caching"},
-    OPENAI: {"base_url", "served_model", "devices", "tensor_parallel", "data_parallel"},
+    OPENAI: {
+        "base_url",
+        "served_model",
+        "devices",
+        "tensor_parallel",
+        "data_parallel",
+        "deadline",
+        "key_variable",
+    },
 }
 """What goes with one engine alone."""
 
@@ -101,6 +109,8 @@ def configure(given: Mapping[str, Any], *, iterations: int | None = None, like: 
         merged["state_size"] = merged["context_size"] // 2
     if "traces" not in given and (like is None or "concurrency" in given):
         merged["traces"] = merged["concurrency"]
+    if {"tensor_parallel", "data_parallel"} & given.keys() and "devices" not in given:
+        merged.pop("devices", None)  # those of the run `like` were placed otherwise
     if base.get("engine") != merged.get("engine"):  # than the run `like`, whose own options say nothing here
         for name in set().union(*ENGINE_OPTIONS.values()) - set(given):
             merged.pop(name, None)

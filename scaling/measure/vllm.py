@@ -78,9 +78,11 @@ def kv_bytes(
     """Bytes of KV memory, on each device, for `sequences` contexts of `longest` tokens at once.
 
     Over all devices at most `most`, or a share of what is free beside the weights, which vLLM has yet to load, and
-    `kept` bytes for others. Raises `MemoryLimitError` where those do not fit.
+    `kept` bytes for others. More devices than KV heads each hold a whole one, several the same. Raises
+    `MemoryLimitError` where those do not fit.
     """
-    wanted = sequences * (longest // BLOCK_TOKENS + 2) * BLOCK_TOKENS * shape.kv_bytes_per_token(dtype)
+    copies = devices / min(devices, shape.kv_shards)
+    wanted = int(copies * sequences * (longest // BLOCK_TOKENS + 2) * BLOCK_TOKENS * shape.kv_bytes_per_token(dtype))
     taken, free = shape.weight_bytes(dtype) + kept, devices * free_memory_bytes()
     if taken >= free:
         raise MemoryLimitError(f"{taken} bytes are needed for weights and training alone, and {free} are free")

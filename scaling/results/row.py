@@ -109,6 +109,7 @@ class Row:
     summary_size: int | None = None
     extensions: int | None = None
     cue_tokens: int | None = None
+    waiting_peak: int | None = None  # requests that waited for room in vLLM, at most
 
 
 @cache

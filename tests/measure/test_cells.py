@@ -70,5 +70,15 @@ def test_another_engine_takes_over_nothing_that_was_the_first_ones(tmp_path):
                                                         "config": like, "cells": []}))  # fmt: skip
     again = configure({"lengths": (2048,)}, like=tmp_path)
     assert (again.tensor_parallel, again.data_parallel, again.devices) == (2, 4, 8)
+    placed = configure({"tensor_parallel": 4, "data_parallel": 1}, like=tmp_path)
+    assert placed.devices == 4  # not the eight of before, which would double the device seconds
+    assert configure({"data_parallel": 1, "devices": 4}, like=tmp_path).devices == 4
     local = configure({"engine": "local"}, like=tmp_path)
     assert (local.tensor_parallel, local.data_parallel, local.devices, local.base_url) == (1, 1, 1, None)
+
+
+@pytest.mark.parametrize("given", [{"deadline": 5.0}, {"key_variable": "MY_KEY"}])
+def test_what_only_a_server_heeds_is_refused_elsewhere(given):
+    with pytest.raises(UsageError, match="go with --engine openai"):
+        configure({"model": "tiny", **given})
+    assert configure({"model": "tiny", "engine": "openai", "base_url": SERVED["base_url"], **given})

@@ -176,7 +176,12 @@ class TestTraces:
         assert "power_watts" not in json.loads((tmp_path / "trace.json").read_text())["samples"][10]
 
     @pytest.mark.parametrize("text", ["", "[]", '{"format": "else"}', '{"format": "nvml-trace"}',
-        '{"format": "nvml-trace", "our_pids": [], "samples": [{"seconds": 0, "sparks": 1}]}'])  # fmt: skip
+        '{"format": "nvml-trace", "our_pids": [], "samples": [{"seconds": 0, "sparks": 1}]}',
+        '{"format": "nvml-trace", "our_pids": [], "samples": []}',
+        '{"format": "nvml-trace", "our_pids": [], "uuid": 5, "samples": [{"seconds": 0}]}',
+        '{"format": "nvml-trace", "our_pids": [], "samples": [{"seconds": "0"}]}',
+        '{"format": "nvml-trace", "our_pids": [], "samples": [{"seconds": 0, "power_watts": NaN}]}',
+        '{"format": "nvml-trace", "our_pids": [], "samples": [{"seconds": 1}, {"seconds": 0}]}'])  # fmt: skip
     def test_what_is_no_trace_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "trace.json").write_text(text)
         with pytest.raises(UsageError, match=r"trace\.json is not a recorded trace"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scaling.decoder import Decoder
-from scaling.engines.base import Request
+from scaling.engines.base import Request, Stats
 from scaling.engines.local import LocalEngine
 from scaling.errors import MemoryLimitError, UsageError
 from scaling.rollout import Sampling, rollout
@@ -161,6 +161,42 @@ def test_an_aborted_request_comes_back_as_one(engine: VLLMEngine) -> None:
     (aborted,) = engine.step()
     assert (aborted.id, aborted.finish) == (id, "abort")
     assert engine.step() == []
+
+
+def test_requests_aborted_before_they_start_leave_the_clocks_of_the_next_ones_alone(engine: VLLMEngine) -> None:
+    """As where a rollout fails while it submits: else all decoding counts as prefill, and a profile times nothing."""
+
+    def aborted() -> Stats:
+        for id in [engine.submit(Request(query, 1000)) for query in queries(3)]:
+            engine.abort(id)
+        assert len(engine.step()) == 3
+        return engine.stats()
+
+    before = aborted()
+    assert (before.running, before.waiting, before.kv_tokens) == (0, 0, 0)
+    engine.submit(Request(queries()[0], 30, ignore_eos=True))
+    drained(engine)
+    assert engine.stats().decode_seconds > before.decode_seconds
+    before = aborted()
+    engine.measure([64] * 4, warm_up=2, steps=6)
+    assert engine.stats().decode_steps - before.decode_steps == 2 + 6
+
+
+def test_more_requests_than_there_is_room_for_wait(engine: VLLMEngine) -> None:
+    engine.stats(new_peaks=True)
+    rollout(engine, LongCoT(8), queries(6), lengths=[[8]] * 6)
+    assert engine.stats().peak_waiting == 2
+
+
+def test_a_response_that_vllm_ended_for_a_reason_of_its_own_is_a_failed_one(engine: VLLMEngine) -> None:
+    engine.submit(Request(queries()[0], 3, ignore_eos=True))
+    while not (outputs := [output for output in engine._engine.step() if output.finished]):
+        pass
+    outputs[0].outputs[0].finish_reason = "error"
+    failed = engine._finished(outputs[0])
+    assert (failed.finish, list(failed.tokens)) == ("error", [])
+    assert failed.error == "vLLM ended the response for another reason: error"
+    engine._rest_if_idle()
 
 
 def test_new_weights_are_what_is_sampled_from_then_on(engine: VLLMEngine, model: Decoder) -> None:
