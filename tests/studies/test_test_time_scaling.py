@@ -179,6 +179,12 @@ def test_an_arm_without_a_trace_that_did_not_fail_has_no_accuracy():
     assert "third: every one of 2 traces failed." in chapter_of("first", record).sentences
 
 
+def test_a_model_may_be_called_what_reads_as_a_formula():
+    name = "$\\frac$ in longcot"
+    chapter = chapter_of("first", analyse(framed([{**row, "arm": name} for row in two_arms()])))
+    assert all("frac$ in longcot" in drawing.svg for section in chapter.sections for drawing in section.drawings)
+
+
 def test_nothing_to_judge_is_said():
     with pytest.raises(FitError, match="every trace failed"):
         analyse(framed([trace("a", 0, 0, False, error="dead")]))
