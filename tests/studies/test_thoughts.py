@@ -148,6 +148,7 @@ def test_hostile_text_is_only_counted():
     hostile["chunks"][0]["text"] = "\x00 \x1b[31m \u202e <script>alert(1)</script> \x00 \x1b[31m \u202e"
     chapter = thoughts_chapter("first", analyse(by_arm([hostile])))
     assert "alert" not in str(chapter.sections)
+    assert "a trace that its budget ended" in chapter.sections[0].tables[0].caption
     assert "\x1b" not in chapter.sentences[0]
 
 
