@@ -46,6 +46,7 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.formatter.use_mathtext": False,
+    "text.parse_math": False,  # labels are data: a model may be called $\\frac$
     "grid.color": LIGHT["rule"],
     "grid.linewidth": 0.7,
     "xtick.color": LIGHT["muted"],

@@ -69,9 +69,10 @@ def sentences(record: Record) -> list[str]:
         )
     for made in () if record["seeds"] else record["comparisons"]:
         ratio = made["ratio"]
-        kept = "no share can be told" if ratio["value"] is None else f"keeps {with_interval(ratio)} %"
+        kept = "has no share that can be told" if ratio["value"] is None else f"keeps {with_interval(ratio)} %"
         said.append(
-            f"{made['arm']} {kept} of {made['against']}; the difference is {with_interval(made['difference'])} points."
+            f"{made['arm']} {kept} of {made['against']} at {short(made['budget'])} thinking tokens; the difference is "
+            f"{with_interval(made['difference'])} points."
         )
     return said
 

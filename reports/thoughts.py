@@ -103,8 +103,9 @@ def _lengths(prefix: str, arms: Sequence[Record]) -> Table:
                 }
             )
     caption = (
-        "Thinking tokens of traces by outcome. Right − wrong: mean within problems that have both, each problem "
-        f"counting alike, so that hard problems do not make it. {METHOD}"
+        "Thinking tokens of traces by outcome; a trace that its budget ended, mostly a wrong one, counts with what it "
+        "had thought by then, so such means are too small. Right − wrong: mean within problems that have both, each "
+        f"problem counting alike, so that hard problems do not make it. {METHOD}"
     )
     return Table(prefix + "lengths", "Length by outcome", caption, pd.DataFrame(data), pd.DataFrame(rows))
 

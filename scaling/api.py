@@ -64,8 +64,11 @@ def resampler(frame: pd.DataFrame, stores: Mapping[str, Store]) -> Callable[[pd.
     return resample
 
 
-def build_report(stores: Mapping[str, Store]) -> Report:
-    """The report of some runs, a chapter for each of a study; a curve without a law is remarked in it."""
+def build_report(stores: Mapping[str, Store], stages: Path | None = None) -> Report:
+    """The report of some runs, a chapter for each of a study; a curve without a law is remarked in it.
+
+    `stages`: a file of rules by which the thoughts of studies are labelled too.
+    """
     from reports.page import build
     from scaling.behaviour import study_chapters, trace_page
     from scaling.laws import FitWarning, Job, fit_frame
@@ -84,6 +87,6 @@ def build_report(stores: Mapping[str, Store]) -> Report:
         except FitError as error:
             remarks.append(f"no law was fitted: {error}")
     remarks += [f"no law for {w.message}" for w in caught if w.category is FitWarning]
-    studies = study_chapters(stores, (costs, fits), remarks.append)
+    studies = study_chapters(stores, (costs, fits), remarks.append, stages)
     manifests = {name: store.manifest for name, store in stores.items()}
     return build(costs, manifests, fits, Job(), remarks, studies, trace_page(stores))

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 
 def study_chapters(
-    stores: Mapping[str, Store], pricing: Pricing | None = None, remark: Callable[[str], None] = lambda _: None
+    stores: Mapping[str, Store],
+    pricing: Pricing | None = None,
+    remark: Callable[[str], None] = lambda _: None,
+    rules: Path | None = None,
 ) -> list[Chapter]:
     """The chapters of those runs that are of a study, in order; `remark` gets why one has none yet.
 
-    `pricing`: the rows of all the runs and their laws, by which traces are priced. Raises `StoreError` for damaged
-    traces.
+    `pricing`: the rows of all the runs and their laws, by which traces are priced. `rules`: a file of them, by
+    which stages of thoughts are labelled. Raises `StoreError` for damaged traces, `UsageError` for what are no rules.
     """
 
-    from reports import truncation
+    from reports import stages, truncation
     from reports.arms import sampling_section, slug
     from reports.thoughts import thoughts_chapter
     from studies.arm_costs import measured
@@ -62,6 +65,8 @@ def study_chapters(
                 thoughts.sections.append(truncation.section(f"{slug(name)}-", analyse(forced)))
             except FitError as error:
                 remark(f"{name}: {error}")
+        if rules is not None:
+            thoughts.sections.append(stages.section(f"{slug(name)}-", staged(store, rules)))
         chapters += [chapter, thoughts]
     return chapters
 
@@ -129,6 +134,16 @@ def thoughts_of(place: Path) -> dict[str, Any]:
         return analyse(by_arm(read_traces(place)))
     store = Store.open(place)
     return analyse({label: partial(records, store, label) for label in labels(store)})
+
+
+def staged(store: Store, rules: Path) -> dict[str, Any]:
+    """Stages and cycles of all the study's traces, by the rules in a file. Raises as `read_rules` and `summarise`."""
+    from studies.stages import label_records, read_rules, summarise
+    from studies.trace_frame import labels, records
+
+    read = read_rules(rules)
+    labelled = (trace for arm in labels(store) for trace in label_records(records(store, arm), read))
+    return summarise(labelled, read)
 
 
 def unfinished(store: Store) -> str | None:

@@ -207,9 +207,7 @@ def _against_longcot(judged: pd.DataFrame, arms: Sequence[Mapping[str, Any]], bu
         if not common:
             continue
         cut = arm["chunked"]["value"] if arm["chunked"] is not None else 0.0
-        reach = (
-            "" if cut >= MANY else f" Only {_percent(cut)} % of its traces came to a second chunk." if cut else UNCUT
-        )
+        few = f" Only {_percent(cut)} % of its traces came to a second chunk." if cut else UNCUT
         made = compare([first[key] for key in common], [second[key] for key in common]).record()
         verdicts.append(
             {
@@ -217,7 +215,7 @@ def _against_longcot(judged: pd.DataFrame, arms: Sequence[Mapping[str, Any]], bu
                 "against": base,
                 "budget": budget,
                 "unpaired": len(first.keys() ^ second.keys()),
-                "text": verdict(label, base, budget, made) + reach,
+                "text": verdict(label, base, budget, made) + ("" if cut >= MANY else few),
                 **made,
             }
         )

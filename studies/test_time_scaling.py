@@ -122,19 +122,23 @@ def _transfer(arms: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str,
 
 
 def _comparisons(judged: pd.DataFrame, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each chunked arm against LongCoT of the same checkpoint, paired by problem, at its largest budget."""
+    """Each chunked arm against LongCoT of the same checkpoint, paired by problem, at the study's largest budget.
+
+    Traces are cut there: a last chunk may reach beyond what LongCoT may think.
+    """
     found = []
+    budget = min(max(scores) for scores in judged["scores"])
     for arm in arms:
         if arm["environment"] == "longcot":
             continue
         base = next((a for a in arms if a["environment"] == "longcot" and _same(a, arm)), None)
         if base is None:
             continue
-        ours, theirs = ({k: list(g) for k, g in _scores(judged, a["label"])} for a in (arm, base))
+        ours, theirs = ({k: list(g) for k, g in _scores(judged, a["label"], budget)} for a in (arm, base))
         common = sorted(ours.keys() & theirs.keys())
         if common:
             made = compare([ours[key] for key in common], [theirs[key] for key in common])
-            found.append({"arm": arm["label"], "against": base["label"], **made.record()})
+            found.append({"arm": arm["label"], "against": base["label"], "budget": budget, **made.record()})
     return found
 
 
@@ -142,9 +146,10 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return (one["model"], one["trained"]) == (other["model"], other["trained"])
 
 
-def _scores(judged: pd.DataFrame, label: str) -> Any:
+def _scores(judged: pd.DataFrame, label: str, budget: int) -> Any:
     rows = judged[judged["arm"] == label]
-    return rows["score"].eq(1.0).groupby([rows["task"], rows["problem"]], sort=True)
+    right = rows["scores"].map(lambda scores: float(scores[budget] == 1))
+    return right.groupby([rows["task"], rows["problem"]], sort=True)
 
 
 def _mark_front(costs: list[dict[str, Any]]) -> None:

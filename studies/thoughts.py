@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import FitError, StoreError
+from scaling.text import show
 from studies.rumination import NGRAM, normalised_entropy, repeated_rate, seen_before
 
 SCHEMA_VERSION = "1.0"
@@ -99,7 +100,7 @@ def by_arm(records: Iterable[Mapping[str, Any]]) -> dict[str, Callable[[], Itera
     found: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         _check(record)
-        found.setdefault(str(record.get("arm") or record["environment"]), []).append(record)
+        found.setdefault(show(str(record.get("arm") or record["environment"])), []).append(record)
     return {label: traces.__iter__ for label, traces in found.items()}
 
 

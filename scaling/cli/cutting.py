@@ -1,10 +1,9 @@
-"""What `scaling thoughts` does beyond reading lengths: cutting thoughts and forcing their answers, labelling stages."""
+"""What `scaling thoughts --truncate` does: cutting thoughts and forcing their answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.cli.console import warn
@@ -39,13 +38,3 @@ def truncated(store: Store, forcing: Forcing, models: Sequence[str], engine: Eng
             stack.callback(opened.close)
         truncate(store, forcing, sources, tasks, engine, remark=warn)
     return analyse([one for arm in arms for one in results(store, arm) if one["budget"] in forcing.budgets])
-
-
-def staged(store: Store, rules: Path) -> dict[str, Any]:
-    """Stages and cycles of all the study's traces, by the rules in a file. Raises as `read_rules` and `summarise`."""
-    from studies.stages import label_records, read_rules, summarise
-    from studies.trace_frame import labels, records
-
-    read = read_rules(rules)
-    labelled = (trace for arm in labels(store) for trace in label_records(records(store, arm), read))
-    return summarise(labelled, read)

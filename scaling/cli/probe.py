@@ -191,9 +191,9 @@ def _show_plan(
 
     on = f" on {device}, analytic" if device else ""
     table = Table(title=f"planned: {options['model']}{on}", title_justify="left")
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm")
     for heading in ("traces", "thinking tokens", "processed", "GPU-hours"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for arm in plan:
         table.add_row(
             arm["arm"],

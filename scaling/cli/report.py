@@ -25,6 +25,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Directory to write to. Default RUN/report; for several runs, beside the first.")
     ] = None,
+    stages: Annotated[
+        Path | None, typer.Option(help="JSON file of rules that tell the stages of thoughts, as of `scaling thoughts`.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the files and the headline numbers as JSON.")] = False,
 ) -> None:
     """Report what runs measured: one HTML page that needs no network, Markdown, CSV, SVG and PNG.
@@ -40,7 +43,7 @@ def report(
 
     from reports.page import write
 
-    made = build_report(stores)
+    made = build_report(stores, stages)
     files = write(made, target)
     for remark in made.remarks:
         warn(remark)

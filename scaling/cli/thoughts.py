@@ -30,7 +30,7 @@ EXAMPLES = (
     "scaling thoughts gcd.jsonl --json                     # of scaling trace --out gcd.jsonl",
     "scaling thoughts runs/far --truncate 64,128,256       # cut there, and forced to answer",
     "scaling thoughts runs/far --stages rules.json         # labelled by rules of your own",
-    "scaling report runs/far                               # with figures, in the study's report",
+    "scaling report runs/far --stages rules.json           # with figures, in the study's report",
 )
 
 
@@ -91,8 +91,8 @@ def _told(
     place: Path, forcing: Forcing | None, models: list[str], choice: EngineChoice, stages: Path | None
 ) -> dict[str, Any]:
     """Everything asked of one run or file, by kind."""
-    from scaling.behaviour import thoughts_of, unfinished
-    from scaling.cli.cutting import staged, truncated
+    from scaling.behaviour import staged, thoughts_of, unfinished
+    from scaling.cli.cutting import truncated
     from scaling.results import Store
 
     records = {"thoughts": thoughts_of(place)}

@@ -109,6 +109,16 @@ def test_stages_are_labelled_by_the_rules_of_a_file(cli: Cli, run: Path) -> None
     assert "of 4 traces have no more than one stage" in cli("thoughts", run, "--stages", STAGES).out
 
 
+def test_a_report_has_stages_where_it_is_given_rules(cli: Cli, run: Path, tmp_path: Path) -> None:
+    ran = cli("report", run, "--stages", STAGES)
+    assert ran.code == 0, ran.err
+    assert "Length of stages" in (run / "report" / "index.html").read_text()
+    assert (run / "report" / "tables" / "run-stages.csv").exists()
+    ran = cli("report", run, "--stages", tmp_path / "none.json", "--out", tmp_path / "other")
+    assert (ran.code, (tmp_path / "other").exists()) == (2, False)
+    assert "cannot read" in ran.err
+
+
 def test_what_cannot_be_done_is_one_line(cli: Cli, run: Path, tmp_path: Path) -> None:
     file = run / "traces" / "01-longcot.jsonl"
     record = json.loads(file.read_text().splitlines()[0])

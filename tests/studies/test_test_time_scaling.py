@@ -93,6 +93,21 @@ def test_delethink_is_compared_with_longcot_of_the_same_checkpoint():
     assert made["difference"]["low"] <= 0.5 <= made["difference"]["high"]
 
 
+def test_arms_are_compared_at_the_budget_that_both_have():
+    """Delethink's last chunk may reach beyond it, and only there come to its answer."""
+    rows = two_arms()
+    for row in rows:
+        if row["environment"] == "delethink":
+            row |= {"thinking_tokens": 44, "scores": dict.fromkeys(BUDGETS, 0.0)}
+    record = analyse(framed(rows))
+    (made,) = record["comparisons"]
+    assert (made["budget"], made["ratio"]["value"]) == (40, 0)
+    assert any(
+        "delethink keeps 0 [" in said and "of longcot at 40 thinking tokens" in said
+        for said in chapter_of("first", record).sentences
+    )
+
+
 def test_pass_and_majority_count_several_traces_and_their_tokens():
     found = {(p["arm"], p["k"]): p for p in analyse(framed(two_arms()))["parallel"]}
     assert {k for arm, k in found if arm == "longcot"} == {1, 2, 4}
@@ -162,6 +177,12 @@ def test_an_arm_without_a_trace_that_did_not_fail_has_no_accuracy():
     record = analyse(framed(rows))
     assert {point["arm"] for point in record["accuracy"]} == {"longcot", "delethink"}
     assert "third: every one of 2 traces failed." in chapter_of("first", record).sentences
+
+
+def test_a_model_may_be_called_what_reads_as_a_formula():
+    name = "$\\frac$ in longcot"
+    chapter = chapter_of("first", analyse(framed([{**row, "arm": name} for row in two_arms()])))
+    assert all("frac$ in longcot" in drawing.svg for section in chapter.sections for drawing in section.drawings)
 
 
 def test_nothing_to_judge_is_said():

@@ -144,10 +144,12 @@ def test_what_is_no_trace_is_refused():
 
 
 def test_hostile_text_is_only_counted():
-    hostile = trace("a", [range(9)], True, **{"arm": "<script>"})
+    hostile = trace("a", [range(9)], True, **{"arm": "<script>\x1b[31m"})
     hostile["chunks"][0]["text"] = "\x00 \x1b[31m \u202e <script>alert(1)</script> \x00 \x1b[31m \u202e"
     chapter = thoughts_chapter("first", analyse(by_arm([hostile])))
     assert "alert" not in str(chapter.sections)
+    assert "a trace that its budget ended" in chapter.sections[0].tables[0].caption
+    assert "\x1b" not in chapter.sentences[0]
 
 
 def test_the_command_reads_a_file_and_says_what_is_wrong_with_it(cli: Any, tmp_path: Path):
