@@ -52,16 +52,17 @@ class Tally:
 
 
 class Watched:
-    """`with Watched(engine) as watched: …`: what the engine did in the block, on its own clock.
+    """`with Watched(engine, gpus) as watched: …`: what the engine did in the block, on its own clock, on so many GPUs.
 
     `cached`: prompt tokens that it took from a prefix cache, as who reads its completions says.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.cached = engine, 0
+    def __init__(self, engine: Engine, gpus: int = 1) -> None:
+        self.engine, self.gpus, self.cached = engine, gpus, 0
 
     def __enter__(self) -> Self:
-        self.telemetry = Telemetry(torch_device()).__enter__()
+        apart = bool(getattr(self.engine, "apart", False))  # only vLLM runs a model in other processes
+        self.telemetry = Telemetry(torch_device(), gpus=self.gpus, apart=apart).__enter__()
         self.started_unix = time.time()
         self.before = self.engine.stats(new_peaks=True)
         self._start = self.engine.now()
@@ -93,6 +94,7 @@ class Watched:
             decode_tokens=decoded,
             concurrency_mean=decoded / steps if steps else None,
             concurrency_peak=after.peak_running,
+            waiting_peak=after.peak_waiting,
             preemptions=after.preemptions - before.preemptions,
             prefill_seconds=after.prefill_seconds - before.prefill_seconds,
             decode_seconds=after.decode_seconds - before.decode_seconds,

@@ -180,7 +180,7 @@ class _Asking:
                 while writing and writing[0].done():
                     writing.popleft().result()
 
-            with Watched(engine) as watched:
+            with Watched(engine, self.study.engine.tensor_parallel) as watched:
                 traces = rollout(
                     engine,
                     self.arm.environment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,9 @@ from scaling.errors import UsageError
 from scaling.tasks import TASKS, load
 from scaling.text import DEFAULT_RULES
 from scaling.thinking import Environment
+
+if TYPE_CHECKING:
+    from scaling.engines.base import Engine
 
 EXAMPLES = (
     "scaling trace --model smollm2-135m --mode delethink --task chain_sum:max_terms=2,max_digits=1",
@@ -135,7 +138,7 @@ def trace(
         queries = [text.query(problem.question) for problem in asked]
         choice = replace(choice, concurrency=min(concurrency, len(queries)))
         running = open_engine(choice, source, environments, max(map(len, queries)), remark=warn)
-        stack.callback(running.close)
+        stack.callback(_close, running)
         say(f"{source.name}: {len(queries)} traces of {questions.name} in {' and '.join(e.name for e in environments)}")
         file = stack.enter_context(TraceFile(out)) if out is not None else None
         show_trace = None if json else TracePrinter()
@@ -172,6 +175,14 @@ def trace(
         if out is not None:
             say(f"{len(records)} traces in {out}")
     return FINISHED_WITH_FAILURES if any(record["error"] for record in records) else 0
+
+
+def _close(engine: Engine) -> None:
+    """Closes it, and tells what text made of its tokens."""
+    told = engine.stats()
+    engine.close()
+    if told.retokenised_tokens:
+        warn(f"{told.drifted_tokens} of {told.retokenised_tokens} tokens came back from the server's text as others")
 
 
 def _check_show(context: typer.Context, shows: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from scaling.engines.replies import Refused, Reply, Retry, events_of, failure_of, parsed, pieces_of
@@ -23,6 +23,29 @@ KEEP_SECONDS = 2.0  # that an idle connection is kept: servers hang up after 5
 LONGEST_WAIT_SECONDS = 30.0  # between two tries, unless the server asks for more
 # Who says which version it is, where: vLLM, llama.cpp, TGI, SGLang.
 _VERSIONS = (("/version", "version"), ("/props", "build_info"), ("/info", "version"), ("/get_server_info", "version"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a server was found to understand, by asking it.
+
+    `token_prompts`: it takes prompts as token ids. `extras`: it takes fields beside OpenAI's own, which fix the length
+    of a response and keep its own sampling defaults out. `response_ids`: where the token ids of a response come from,
+    `text` if they do not and its text is tokenised again. `logprobs`: of the distribution that tokens are sampled from
+    (`processed`), of the model's own (`raw`), `unknown` which, or None: none. `tells_cached`: it counts the prompt
+    tokens that it took from a prefix cache.
+    """
+
+    token_prompts: bool
+    extras: bool
+    response_ids: Literal["token_ids", "logprobs", "text"] = "text"
+    logprobs: Literal["processed", "raw", "unknown"] | None = None
+    tells_cached: bool = False
+
+    @property
+    def by_text(self) -> bool:
+        """Whether prompts or responses go as text, so that some tokens come back as others."""
+        return not self.token_prompts or self.response_ids == "text"
 
 
 @dataclass(slots=True)

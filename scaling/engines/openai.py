@@ -10,10 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling.engines.base import Completion, FinishReason, Limits, Request, Stats
-from scaling.engines.completions import Server
+from scaling.engines.completions import Dialect, Server
 from scaling.engines.replies import Refused, Reply
 from scaling.errors import MemoryLimitError, UsageError, first_line
 
@@ -25,24 +25,6 @@ STEP_SECONDS = 0.2  # that a step waits at most, so that its driver can tell how
 GREETING_SECONDS = 120.0  # a server's first request may compile kernels
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What a server was found to understand, by asking it.
-
-    `token_prompts`: it takes prompts as token ids. `extras`: it takes fields beside OpenAI's own, which fix the length
-    of a response and keep its own sampling defaults out. `response_ids`: where the token ids of a response come from,
-    `text` if they do not and its text is tokenised again. `logprobs`: of the distribution that tokens are sampled from
-    (`processed`), of the model's own (`raw`), `unknown` which, or None: none. `tells_cached`: it counts the prompt
-    tokens that it took from a prefix cache.
-    """
-
-    token_prompts: bool
-    extras: bool
-    response_ids: Literal["token_ids", "logprobs", "text"] = "text"
-    logprobs: Literal["processed", "raw", "unknown"] | None = None
-    tells_cached: bool = False
 
 
 @dataclass(slots=True)

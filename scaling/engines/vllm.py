@@ -51,9 +51,9 @@ class VLLMEngine:
 
     `kv_bytes` is the KV memory (vLLM's own default, unless given). The prefix cache is off unless asked for, so that
     what an environment encodes again is really encoded. `eos` are the ids that end a response. `sleeps`: `sleep` is to
-    give GPU memory back. vLLM's engine runs in
-    this process, without its own, unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise; `load_weights` needs that.
-    `apart`: the model is in other processes. `attention`: the kernels that vLLM chose, null where it is.
+    give GPU memory back. vLLM's engine runs in this process, without its own, unless VLLM_ENABLE_V1_MULTIPROCESSING
+    says otherwise; `load_weights` needs that. `apart`: the model is in other processes. `attention`: the kernels that
+    vLLM chose, null where it is.
 
     Raises `UsageError` if vLLM is not installed or refuses this model or these settings.
     """
@@ -327,10 +327,7 @@ class VLLMEngine:
         self._engine.engine_core.shutdown()
 
     def _finished(self, output: Any) -> Completion:
-        """vLLM's output of a request as ours; it marks no ended response that it was not told to end.
-
-        One that ended for another reason than its end or its length is a failed one, without tokens.
-        """
+        """vLLM's output of a request as ours; one that ended neither at an end nor by its length is a failed one."""
         said, times = output.outputs[0], output.metrics
         if said.finish_reason not in ("stop", "length"):
             why = f"vLLM ended the response for another reason: {said.finish_reason}"

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from scaling.errors import first_line
 from scaling.measure.fingerprint import fingerprint
+from scaling.measure.nvml import uuid_hash
 from scaling.measure.occupancy import Occupancy
 
 Severity = Literal["error", "warning", "note"]
@@ -40,13 +41,14 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What `fingerprint` does not hold: `busy` says who else used the processors, `conflicts` which packages do not go
-    with which (name: why)."""
+    with which (name: why), `shown` which GPUs a run would see (hashes of their UUIDs; all where there is none)."""
 
     cuda_available: bool
     disk_free_bytes: int
     busy: str | None
     governors: frozenset[str]
     conflicts: Mapping[str, str]
+    shown: frozenset[str] = frozenset()
 
 
 def look(folder: Path) -> tuple[dict[str, Any], Surroundings]:
@@ -65,7 +67,11 @@ def look(folder: Path) -> tuple[dict[str, Any], Surroundings]:
     )
     time.sleep(max(0.0, LOOK_SECONDS - (time.perf_counter() - began)))
     occupancy.stop()
-    return found, Surroundings(available, free, occupancy.verdict()[1], governors, conflicts)
+    shown = frozenset(
+        uuid_hash(str(torch.cuda.get_device_properties(index).uuid))
+        for index in range(torch.cuda.device_count() if available else 0)
+    )
+    return found, Surroundings(available, free, occupancy.verdict()[1], governors, conflicts, shown)
 
 
 def findings(found: Mapping[str, Any], around: Surroundings) -> list[Finding]:
@@ -99,7 +105,11 @@ def _gpus(found: Mapping[str, Any], around: Surroundings) -> Iterator[Finding]:
         )  # fmt: skip
     elif not gpus:
         yield Finding("note", "no_energy", "no NVIDIA GPU: energy will be null", "nothing to do for timing on a CPU")
+    hashes = found["surroundings"]["gpu_uuid_hashes"]
+    hidden = set(hashes) - around.shown if around.shown.intersection(hashes) else set()  # what is done there is others'
     for index, (gpu, state) in enumerate(zip(gpus, found["state"]["gpus"], strict=True)):
+        if hashes[index] in hidden:
+            continue
         name = f"GPU {index}"
         cap, default = gpu["power_cap_watts"], gpu["power_default_watts"]
         others = sorted(set(state["pids"] or ()) - {os.getpid()})

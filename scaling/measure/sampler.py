@@ -82,7 +82,8 @@ def open_engine(
 
     Where it runs here, its KV memory holds `concurrency` contexts of the longest that the environments come to with
     queries of up to `longest_query` tokens, if there is so much memory. `remark` gets what the user should know of the
-    answers, such as contexts beyond the positions that the model was trained on. Close it after use.
+    answers, such as contexts beyond the positions that the model was trained on, or that a server speaks text alone.
+    Close it after use.
 
     Raises `UsageError` where vLLM is not installed, no server answers, or it takes no contexts so long.
     """
@@ -91,7 +92,7 @@ def open_engine(
     if longest > shape.max_positions:
         remark(f"contexts may reach {longest} tokens; {source.name} was trained on at most {shape.max_positions}")
     if choice.base_url is not None:
-        return _served(choice, choice.base_url, source, longest)
+        return _served(choice, choice.base_url, source, longest, remark)
     assert source.path is not None
     device, eos = torch_device(), end_tokens(source.path)
     dtype = choice.dtype or ("float32" if device == "cpu" else "bfloat16")
@@ -117,7 +118,7 @@ def open_engine(
     return LocalEngine(decoder, max_sequences=choice.concurrency, max_length=longest, eos=eos)
 
 
-def _served(choice: EngineChoice, base_url: str, source: Source, longest: int) -> Engine:
+def _served(choice: EngineChoice, base_url: str, source: Source, longest: int, remark: Callable[[str], None]) -> Engine:
     engine = connect(
         base_url,
         source,
@@ -130,5 +131,10 @@ def _served(choice: EngineChoice, base_url: str, source: Source, longest: int) -
         engine.close()
         raise UsageError(
             f"contexts may reach {longest} tokens, and {engine.served['model']} is served up to {most}; think shorter"
+        )
+    if engine.dialect.by_text:
+        remark(
+            "the server speaks text: what it says and what is carried over is tokenised again, and some comes back "
+            "as other tokens"
         )
     return engine

@@ -23,7 +23,7 @@ GOOD: dict[str, Any] = {
     "hardware": {"device": H100["name"], "cores": 32, "usable_processors": 64, "gpus": [H100]},
     "software": {"packages": {"torch": "2.13.0+cu128"}, "torch_cuda": "12.8", "torch_threads": 32},
     "source": {"commit": "abc", "dirty": False},
-    "surroundings": {"driver_cuda": "12.9"},
+    "surroundings": {"driver_cuda": "12.9", "gpu_uuid_hashes": ["aa"]},
     "state": {
         "gpus": [{"persistence": True, "temperature_celsius": 40, "slowdowns": [], "pids": []}],
         "memory_available_bytes": 64 * 2**30,
@@ -89,6 +89,20 @@ def test_a_gpu_without_its_driver_library_is_told_from_no_gpu() -> None:
     found["state"]["gpus"] = []
     assert [f.code for f in findings(found, QUIET)] == ["no_nvml"]
     assert [f.code for f in findings(found, replace(QUIET, cuda_available=False))] == ["no_energy"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "codes"),
+    [({"aa"}, []), ({"bb"}, ["foreign_process"]), ({"aa", "bb"}, ["foreign_process"]), (set(), ["foreign_process"]),
+     ({"no GPU's, as of an instance"}, ["foreign_process"])],
+)  # fmt: skip
+def test_gpus_that_a_run_is_not_shown_are_others_matter(shown: set[str], codes: list[str]) -> None:
+    """Whoever follows the advice to take another GPU by CUDA_VISIBLE_DEVICES is told no more of the first."""
+    found = copy.deepcopy(GOOD)
+    found["hardware"]["gpus"].append(H100)
+    found["surroundings"]["gpu_uuid_hashes"].append("bb")
+    found["state"]["gpus"].append({**GOOD["state"]["gpus"][0], "pids": [99]})
+    assert [f.code for f in findings(found, replace(QUIET, shown=frozenset(shown)))] == codes
 
 
 def test_what_a_driver_does_not_tell_is_not_a_fault() -> None:

@@ -67,6 +67,16 @@ def test_contexts_beyond_the_trained_positions_are_remarked_whatever_runs_the_mo
     ]
 
 
+def test_a_server_that_speaks_text_is_remarked(described: Path, completions_server: Any) -> None:
+    remarks: list[str] = []
+    for tokens in (True, False):
+        with completions_server.CompletionsServer(tokens=tokens) as server:
+            choice = EngineChoice("openai", base_url=server.url)
+            open_engine(choice, choice.source(str(described)), ENVIRONMENTS, 10, remark=remarks.append).close()
+    [remark] = remarks
+    assert remark.startswith("the server speaks text")
+
+
 def test_a_server_answers_by_the_same_door_and_no_weights_are_needed(described: Path, completions_server: Any) -> None:
     with completions_server.CompletionsServer() as server:
         choice = EngineChoice("openai", concurrency=2, base_url=server.url)

@@ -196,6 +196,17 @@ def test_a_server_thinks_about_real_questions(cli, completions_server):
     assert "--base-url" in refused.err
 
 
+@pytest.mark.usefixtures("here")
+def test_a_server_of_text_is_remarked_and_its_drift_told(cli, completions_server):
+    pytest.importorskip("reasoning_gym")
+    with completions_server.CompletionsServer(tokens=False) as server:
+        arguments = ["--task", "gcd", "--problems", "2", "--context-size", "32", "--head", "4", "--mode", "delethink"]
+        done = cli("trace", "--engine", "openai", "--base-url", server.url, "--model", "model", *arguments)
+    assert done.code == 0, done.err
+    assert "speaks text" in done.err
+    assert re.search(r"\d+ of \d+ tokens came back from the server's text as others", done.err)
+
+
 def test_the_commands_of_the_engines_page_plan_as_they_stand(cli, completions_server):
     page = (Path(__file__).parents[2] / "docs/engines.md").read_text()
     commands = re.findall(r"^scaling run (.*--engine openai .*)$", page, re.MULTILINE)

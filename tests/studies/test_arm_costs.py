@@ -1,4 +1,4 @@
-"""What sampling an arm took is told of that arm."""
+"""What sampling an arm took is told of that arm, and no more than is known."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from scaling.decoder import Decoder
+from scaling.engines.local import LocalEngine
+from scaling.predict.shape import architecture
 from scaling.thinking import LongCoT
-from studies.arm_costs import measured
+from studies.arm_costs import Watched, measured
 from studies.asking import ask, begin
 
 
@@ -27,3 +30,18 @@ def test_arms_that_differ_in_their_budget_alone_have_their_own_seconds(
     found = {one["arm"]: one["device_seconds_per_trace"] for one in measured(store)}
     assert found == {longer.label: pytest.approx(rows[24]), shorter.label: pytest.approx(rows[3])}
     assert rows[24] != rows[3]
+
+
+class Apart(LocalEngine):
+    """As vLLM on two GPUs: the model is in other processes."""
+
+    apart = True
+
+
+def test_memory_is_not_claimed_where_the_model_is_in_other_processes() -> None:
+    model = Decoder.from_config(architecture("tiny"))
+    for engine, known in ((LocalEngine(model, kv_bytes=1 << 20), True), (Apart(model, kv_bytes=1 << 20), False)):
+        with Watched(engine, 2) as watched:
+            pass
+        assert (watched.telemetry.peak_memory_bytes is not None) is known
+        assert watched.telemetry.gpus == 2
