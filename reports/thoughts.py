@@ -139,7 +139,7 @@ def _sweet_spot(prefix: str, look: Mapping[str, Style], arms: Sequence[Record]) 
         page.axes.legend(frameon=False, fontsize=7)
         caption = (
             "Accuracy by length, min–max normalised within each problem and put into five bins; a bin is the mean over "
-            f"the problems that have a trace in it (Thoughtology §4.1). Shades: {METHOD}"
+            f"the problems that have a trace in it (Thoughtology §4.1). Shades: {METHOD[0].lower()}{METHOD[1:]}"
         )
         return page.drawing(prefix + "sweet-spot", "Accuracy by length within a problem", caption, data)
 
