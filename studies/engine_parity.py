@@ -29,9 +29,10 @@ from scaling.engines.base import Completion, Engine, Request, Stats
 from scaling.engines.local import LocalEngine
 from scaling.errors import ScalingError, first_line
 from scaling.models import resolve
+from scaling.packing import pack, samples_from
 from scaling.rollout import Sampling, Trace, rollout
 from scaling.thinking import Delethink, Environment, LongCoT
-from scaling.update import logprobs, pack, samples_from
+from scaling.update import logprobs
 
 SCHEMA_VERSION = "1.0"
 NEAR = 1e-3

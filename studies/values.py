@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scaling.errors import UsageError
+from scaling.packing import pack, samples_from
 from scaling.rollout import joined
-from scaling.update import Objective, backward, pack, samples_from
+from scaling.update import Objective, backward
 from trainer import advantages
 from trainer.loop import Trainer
 from trainer.problems import order

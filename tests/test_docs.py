@@ -64,9 +64,9 @@ def test_the_environment_of_the_page_ends_where_the_model_does(retry: Any) -> No
 
     from scaling.decoder import Decoder
     from scaling.engines.local import LocalEngine
+    from scaling.packing import samples_from
     from scaling.predict.shape import architecture
     from scaling.rollout import Sampling, rollout
-    from scaling.update import samples_from
 
     environment = retry(context_size=16, iterations=3)
     model = Decoder.from_config(architecture("tiny"), dtype=torch.float32, seed=0)

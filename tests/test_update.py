@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from scaling.decoder import Decoder
 from scaling.errors import ScalingError, UsageError
+from scaling.packing import Batch, Sample, pack, samples_from
 from scaling.predict.shape import architecture
 from scaling.thinking import Chunk, Delethink, Environment, LongCoT
-from scaling.update import (
-    Batch,
-    Objective,
-    Sample,
-    logprobs,
-    logprobs_and_entropy,
-    pack,
-    policy_loss,
-    samples_from,
-    update_step,
-)
+from scaling.update import Objective, logprobs, logprobs_and_entropy, policy_loss, update_step
 
 VOCABULARY = 23
 TINY_SLICE = 3 * 4 * 8 * VOCABULARY
@@ -373,32 +361,6 @@ def test_float32_weights_train_under_bfloat16_autocast() -> None:
     assert 0 < float((found[0] - found[1]).norm() / found[0].norm()) < 0.02
 
 
-@given(
-    shapes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=40),
-    budget=st.integers(1, 60),
-)
-def test_packing_keeps_every_chunk_whole_and_once(shapes: list[tuple[int, int]], budget: int) -> None:
-    samples = [
-        Sample(tuple(range(p)), tuple(range(100, 100 + r)), float(i), (0.0,) * r, i, r)
-        for i, (p, r) in enumerate(shapes)
-    ]
-    batches = pack(samples, budget)
-    assert Counter(s.trace for b in batches for s in b.samples) == Counter(range(len(samples)))
-    for batch in batches:
-        assert len(batch.tokens) <= budget or len(batch.samples) == 1
-        assert [len(part) for part in batch.tokens.split(batch.lengths)] == [s.input_tokens for s in batch.samples]
-        predicted: list[int] = []
-        previous: list[int] = []
-        for sample, part in zip(batch.samples, batch.tokens.split(batch.lengths), strict=True):
-            assert tuple(part.tolist()) == (sample.prompt + sample.response)[:-1]
-            previous += (sample.prompt[-1:] + sample.response)[:-1]
-            predicted += sample.response
-        assert batch.tokens[batch.positions].tolist() == previous
-        assert batch.targets.tolist() == predicted
-    smallest = sorted(len(batch.tokens) for batch in batches)[:2]
-    assert len(smallest) < 2 or sum(smallest) > budget, "two micro-batches would have fitted into one"
-
-
 def test_the_clip_is_wider_above_and_stops_the_gradient() -> None:
     ratio = torch.tensor([0.7, 0.79, 0.81, 1.25, 1.27, 1.27, 0.7], dtype=torch.float64)
     advantage = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
@@ -484,13 +446,6 @@ CHUNK = Chunk((1,), (2, 3), "stop")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: samples_from([CHUNK], [], 1.0, 0), "1 chunks got 0 lists of log-probabilities and 1 advantages"),
-        (lambda: samples_from([CHUNK], [[0.0] * 2], [1.0, 2.0], 0), "1 lists of log-probabilities and 2 advantages"),
-        (lambda: samples_from([CHUNK], [[0.0]], 1.0, 0), "1 behaviour log-probabilities for 2 tokens"),
-        (lambda: samples_from([CHUNK], [[0.0] * 2], [(1.0,)], 0), "1 advantages for 2 tokens"),
-        (lambda: Sample((), (1,), 1.0, (0.0,), 0, 1), "needs a prompt and a response, got 0 and 1 tokens"),
-        (lambda: Sample((1,), (2, 3), 1.0, (0.0, 0.0), 0, 1), "1 thinking tokens cannot hold 2"),
-        (lambda: pack([], 0), "token budget 0 is not positive"),
         (lambda: logprobs(Plain(), pack(samples_from([CHUNK], [[0.0] * 2], 1.0, 0), 9)[0], temperature=0), "greedy"),
         (lambda: policy_loss(*[torch.ones(2)] * 4, traces=1), "needs behaviour log-probabilities"),
         (

@@ -16,12 +16,13 @@ from scaling.decoder import Decoder
 from scaling.errors import ScalingError, StoreError, UsageError, first_line, ran_out_of_memory
 from scaling.measure.fingerprint import fingerprint
 from scaling.models import Source, resolve
+from scaling.packing import Batch, pack, samples_from
 from scaling.results import Phase, Row, Store
 from scaling.results.store import MANIFEST
 from scaling.rollout import Sampling, Trace, joined, rollout
 from scaling.tasks.walk import CONFIG
 from scaling.thinking import Chunk, standing
-from scaling.update import Batch, Observer, logprobs, logprobs_and_entropy, pack, samples_from, update_step
+from scaling.update import Observer, logprobs, logprobs_and_entropy, update_step
 from trainer import advantages, engine, values
 from trainer.checkpoint import Progress, cannot_write, newest, recipe_of, restore, save
 from trainer.metrics import Metrics, Phases, Score, rows_of, summary, utilisation

@@ -21,12 +21,12 @@ from scaling.measure.full import Measurement
 from scaling.measure.rows import FLOPS_CONVENTION, Context, build_row
 from scaling.measure.subject import device_kind
 from scaling.measure.telemetry import Telemetry
+from scaling.packing import Batch
 from scaling.predict import hardware
 from scaling.predict.shape import Shape
 from scaling.results import Phase, Row
 from scaling.rollout import Trace
 from scaling.thinking import Environment
-from scaling.update import Batch
 from trainer.checkpoint import cannot_write
 from trainer.recipe import Recipe
 

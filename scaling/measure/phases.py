@@ -17,7 +17,7 @@ from scaling.measure.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from scaling.decoder import Decoder
-    from scaling.update import Batch, Sample
+    from scaling.packing import Batch, Sample
 
 TOKEN_BUDGET = 8192
 """Input tokens of a micro-batch; a longer chunk is one alone."""
@@ -43,7 +43,7 @@ def measure_phase(trained: Trained, cell: Cell, seed: int) -> Measurement:
     """
     if cell.phase == "sync":
         return _sync(trained)
-    from scaling.update import Batch, pack
+    from scaling.packing import Batch, pack
 
     segments = Counter((s.prompt, s.decode) for s in cell.segments)
     generator = random.Random(seed)
@@ -87,7 +87,7 @@ def _train(trained: Trained, cell: Cell, batches: Sequence[Batch]) -> tuple[floa
 
 
 def _sample(generator: random.Random, trained: Trained, prompt: int, response: int) -> Sample:
-    from scaling.update import Sample
+    from scaling.packing import Sample
 
     tokens = tuple(generator.choices(range(trained.model.shape.vocabulary), k=prompt + response))
     likely = -math.log(trained.model.shape.vocabulary)  # of a token under random weights: importance weights near 1

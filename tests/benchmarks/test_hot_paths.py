@@ -19,13 +19,14 @@ from scaling.engines.base import Limits, Request
 from scaling.engines.local import LocalEngine
 from scaling.engines.simulated import SimulatedEngine
 from scaling.laws import fit_curve
+from scaling.packing import Batch, Sample, pack, samples_from
 from scaling.predict.efficiency import SERVING
 from scaling.predict.hardware import gpu
 from scaling.predict.roofline import Roofline
 from scaling.predict.shape import Shape, architecture
 from scaling.rollout import rollout
 from scaling.thinking import Chunk, Delethink, Environment, LongCoT
-from scaling.update import Batch, Sample, logprobs, pack, samples_from, update_step
+from scaling.update import logprobs, update_step
 
 PAPER_96K = Delethink(context_size=8192, state_size=4096, iterations=23, head=100)
 QUERY = tuple(range(64))

@@ -13,9 +13,10 @@ from scaling.decoder import Decoder
 from scaling.engines.base import Request, Stats
 from scaling.engines.local import LocalEngine
 from scaling.errors import MemoryLimitError, UsageError
+from scaling.packing import pack, samples_from
 from scaling.rollout import Sampling, rollout
 from scaling.thinking import Delethink, Environment, LongCoT
-from scaling.update import logprobs, pack, samples_from
+from scaling.update import logprobs
 
 if TYPE_CHECKING:
     from scaling.engines.vllm import VLLMEngine
