@@ -179,6 +179,7 @@ TOLD_BY = ("context_size", "state_size", "head", "carryover", "iterations", "sum
 def measured(store: Store) -> list[dict[str, Any]]:
     """What sampling each arm of a study's run took, from its row: a record an arm that has one, in order.
 
+    An arm whose failed traces were asked again has several: the last whose seconds are to be trusted, else the last.
     `device_seconds_per_trace` and what is reckoned from it are null where the arm was not sampled in one go, or all its
     traces failed; `reason` says why, or why the seconds are not to be trusted.
     """
@@ -188,11 +189,15 @@ def measured(store: Store) -> list[dict[str, Any]]:
         known = {"model": arm["model"]["name"], "environment": arm["environment"]}
         known |= {name: arm["environment_parameters"].get(name) for name in TOLD_BY}
         known["thinking_budget"] = rebuilt(arm["environment"], arm["environment_parameters"]).budget
-        row = next((row for row in rows if all(row[name] == value for name, value in known.items())), None)
-        if row is None:
+        mine = [row for row in rows if all(row[name] == value for name, value in known.items())]
+        if not mine:
             continue
+        row = max(mine, key=lambda row: (_trusted(row), row["started_unix"]))
         names = ("traces", "device_seconds_per_trace", "tokens_per_second", "concurrency_mean", "device")
-        trusted = row["status"] == "ok" and row["seconds_valid"]
-        reason = None if trusted else row["reason"] or row["seconds_reason"]
+        reason = None if _trusted(row) else row["reason"] or row["seconds_reason"]
         found.append({"arm": arm["label"], **{name: row[name] for name in names}, "reason": reason})
     return found
+
+
+def _trusted(row: Mapping[Any, Any]) -> bool:
+    return bool(row["status"] == "ok" and row["seconds_valid"])

@@ -83,7 +83,8 @@ def ask(
     observe: Callable[[Progress], None] = lambda _: None,
     remark: Callable[[str], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Samples the traces that the study's run in `store` still lacks, and returns what came of every arm.
+    """Samples the traces that the study's run in `store` still lacks, those that failed again, and returns what came of
+    every arm.
 
     A trace is judged and written as it ends, beside the engine, which does not wait for that. Whatever stops the
     work (an interrupt, a kill, a full disk), the traces that are written stay, and asking again goes on with the
@@ -162,7 +163,8 @@ class _Asking:
         self.texts = {q.label: arm.text if q.rules is None else arm.text.ruled(q.rules) for q in study.questions}
         self.tally = Tally()
         for record in records(store, arm.label):
-            self.tally.add(record)
+            if record["error"] is None:  # what failed is asked again
+                self.tally.add(record)
         self._tell(None)
 
     def sample(self, engine: Engine, asked: Sequence[Asked]) -> Watched:

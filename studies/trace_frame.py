@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,25 @@ def file_of(store: Store, arm: str) -> Path:
 def records(store: Store, arm: str) -> Iterator[dict[str, Any]]:
     """The traces of the arm with this label, as they were written, texts and token ids included.
 
-    Raises `UsageError` for a run that is no study's or has no such arm, `StoreError` for a damaged or newer file.
+    A trace that failed and was asked again is what came of it then; what failed comes last. Raises `UsageError` for a
+    run that is no study's or has no such arm, `StoreError` for a damaged or newer file.
     """
     path = file_of(store, arm)
-    return read_traces(path) if path.exists() else iter(())
+    return _last(read_traces(path) if path.exists() else ())
+
+
+def _last(written: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    failed: dict[str, dict[str, Any]] = {}
+    for record in written:
+        problem = record.get("problem")  # of a line that is no trace, anything; who asked finds out
+        name = problem.get("id") if isinstance(problem, dict) else problem
+        key = json.dumps([record.get("task_label"), name, record.get("sample")])
+        failed.pop(key, None)
+        if record.get("error") is None:
+            yield record
+        else:
+            failed[key] = record
+    yield from failed.values()
 
 
 def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:

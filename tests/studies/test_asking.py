@@ -24,6 +24,7 @@ from scaling.rollout import Sampling
 from scaling.tasks import Problem, Verdict
 from scaling.tasks.walk import Walk
 from scaling.thinking import LongCoT
+from studies.arm_costs import measured
 from studies.asking import Arm, Progress, Questions, ask, begin, frame, records
 
 Make = Callable[..., Any]
@@ -325,6 +326,36 @@ def test_an_arm_whose_every_trace_failed_is_said_so(walkers: Make, tmp_path: Pat
     rows = store.frame()
     assert set(rows["status"]) == {"error"}
     assert set(rows["reason"]) == {"all 8 traces failed: no such model"}
+
+
+class FailingOnce(Failing):
+    """An engine that fails the first `times` requests that end, and no other."""
+
+    def __init__(self, engine: Any, times: int) -> None:
+        super().__init__(engine)
+        self._left = times
+
+    def step(self) -> list[Any]:
+        done = self._engine.step()
+        bad, self._left = done[: self._left], self._left - len(done[: self._left])
+        return [replace(d, finish="error", error="gone", tokens=[]) for d in bad] + done[len(bad) :]
+
+
+def test_what_failed_is_asked_again(asked: Any, walkers: Make, whole: Store, tmp_path: Path) -> None:
+    study = walkers()
+    store = begin(tmp_path / "run", study)
+    # one request of the warm-up, then three traces of the first arm
+    outcomes = ask(store, study, open_engine=lambda *given: FailingOnce(open_engine(study.engine, *given), 4))
+    assert [outcome.failed for outcome in outcomes] == [3, 0]
+    assert measured(store)[0]["reason"] == "3 of 8 traces failed"
+    counts: list[Progress] = []
+    outcomes = ask(store, study, observe=counts.append)
+    assert [(outcome.traces, outcome.failed) for outcome in outcomes] == [(8, 0)] * 2
+    assert [p.done for p in counts if p.arm == "longcot"] == [5, 6, 7, 8]
+    assert asked.traces(store) == asked.traces(whole)
+    assert len(frame(store)) == 16
+    first, _ = measured(store)
+    assert (first["traces"], first["reason"]) == (8, "resumed: its traces were not sampled in one go")
 
 
 def test_a_server_is_asked_like_any_engine_and_its_row_says_what_was_not_seen(
