@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "vllm", "openai")
 DTYPES = ("float32", "bfloat16")
+DEADLINE_SECONDS, KEY_VARIABLE = 3600.0, "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class EngineChoice:
     concurrency: int = 16
     base_url: str | None = None
     served_model: str | None = None
-    deadline: float = 3600.0
-    key_variable: str = "OPENAI_API_KEY"
+    deadline: float = DEADLINE_SECONDS
+    key_variable: str = KEY_VARIABLE
     tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class EngineChoice:
             raise unknown("dtype", str(self.dtype), DTYPES)
         if self.dtype is not None and self.base_url is not None:
             raise UsageError("a server decides itself in which type it computes; leave --dtype out")
+        if self.base_url is None and (self.deadline, self.key_variable) != (DEADLINE_SECONDS, KEY_VARIABLE):
+            raise UsageError("--deadline and --key-variable are a server's; they go with --engine openai")
         if self.concurrency < 1:
             raise UsageError(f"concurrency {self.concurrency} is not positive; as in --concurrency 16")
         if self.tensor_parallel < 1 or (self.tensor_parallel > 1 and self.name != "vllm"):

@@ -115,6 +115,8 @@ def test_vllm_that_is_not_installed_is_one_line(chat_model: Path) -> None:
         ({"name": "openai", "base_url": "http://h/v1", "dtype": "float32"}, "a server decides itself"),
         ({"concurrency": 0}, "concurrency 0 is not positive"),
         ({"tensor_parallel": 2}, "goes with --engine vllm alone"),
+        ({"deadline": 60.0}, "--deadline and --key-variable are a server's"),
+        ({"name": "vllm", "key_variable": "MY_KEY"}, "they go with --engine openai"),
     ],
 )
 def test_what_does_not_go_together_is_refused(fields: dict[str, Any], message: str) -> None:
