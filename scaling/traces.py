@@ -171,7 +171,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 
 def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy of each environment: traces with score 1 over traces that did not fail.
+    """Accuracy and thinking of each environment, over the traces that did not fail; accuracy: those with score 1.
 
     `interval`: Jeffreys' 95 % interval where every problem has one trace; None where traces of a problem, which are
     not independent, are counted together.
@@ -197,11 +197,15 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "right": right,
                 "accuracy": right / len(judged) if judged else None,
                 "interval": interval,
-                "mean_score": sum(record["score"] for record in judged) / len(judged) if judged else None,
+                "mean_score": _mean([record["score"] for record in judged]),
                 "answered": sum(record["answer"] is not None for record in judged),
-                "mean_thinking_tokens": sum(record["thinking_tokens"] for record in mine) / len(mine),
-                "mean_chunks": sum(len(record["chunks"]) for record in mine) / len(mine),
+                "mean_thinking_tokens": _mean([record["thinking_tokens"] for record in judged]),
+                "mean_chunks": _mean([len(record["chunks"]) for record in judged]),
                 "seconds": sum(record["seconds"] for record in mine),
             }
         )
     return summaries
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

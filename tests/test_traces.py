@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scaling.cli.trace_view import summary_line
 from scaling.errors import StoreError, UsageError
 from scaling.traces import TraceFile, read_traces, summarise
 
@@ -136,11 +137,21 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes, message: st
 
 def test_accuracy_is_right_over_judged_with_its_interval() -> None:
     records = [record(problem={"id": f"p{i}"}, score=1.0 if i < 3 else 0.2) for i in range(10)]
-    failed = record(problem={"id": "p10"}, score=None, answer=None, error="out of memory")
+    failed = record(
+        problem={"id": "p10"}, score=None, answer=None, error="out of memory", thinking_tokens=1, chunks=[{}]
+    )
     (summary,) = summarise([*records, failed])
     assert (summary["traces"], summary["failed"], summary["right"], summary["accuracy"]) == (10, 1, 3, 0.3)
     assert summary["mean_score"] == pytest.approx(0.44)
+    assert (summary["mean_thinking_tokens"], summary["mean_chunks"]) == (100, 2)
     assert summary["interval"] == pytest.approx([0.0927, 0.6058], abs=1e-3)  # Jeffreys, 3 of 10
+
+
+def test_what_never_worked_has_no_means() -> None:
+    (summary,) = summarise([record(score=None, answer=None, error="out of memory", thinking_tokens=1)])
+    assert (summary["traces"], summary["failed"]) == (0, 1)
+    assert {summary[key] for key in ("accuracy", "mean_score", "mean_thinking_tokens", "mean_chunks")} == {None}
+    assert summary_line(summary) == "delethink: 0 of 0 traces right, 1 failed"
 
 
 def test_the_interval_reaches_the_bound_that_was_seen() -> None:

@@ -146,6 +146,8 @@ def summary_line(summary: dict[str, Any]) -> str:
         line += f" ({100 * summary['accuracy']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     if summary["failed"]:
         line += f", {summary['failed']} failed"
+    if not summary["traces"]:
+        return line
     return (
         f"{line}; {summary['mean_thinking_tokens']:.0f} thinking tokens and {summary['mean_chunks']:.1f} chunks a trace"
     )
