@@ -101,7 +101,8 @@ def by_plan(questions: Mapping[str, Question]) -> Pricer:
     def price(arm: Mapping[str, Any], lengths: Sequence[int], budget: int) -> Price:
         question = questions[arm["model"]]
         setup, prompt_tokens = question.setup, question.work.prompt_tokens
-        cut = sorted((min(length, budget) for length in lengths if length), reverse=True)
+        # a trace that ended at once has read its prompt all the same, which gave its first token
+        cut = sorted((max(1, min(length, budget)) for length in lengths), reverse=True)
         sampled = Distribution("as sampled", recorded=tuple(cut))
         environment = rebuilt(arm["environment"], arm["environment_parameters"])
         mean = sum(cut) / len(cut)

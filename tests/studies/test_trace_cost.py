@@ -69,3 +69,9 @@ def test_the_planner_prices_each_arm_for_its_own_model() -> None:
     assert large.device_seconds > 2 * small.device_seconds
     assert large.method.startswith("analytic: planner, r1-distill-qwen-7b on 1 × h100")
     assert large.money == pytest.approx(large.device_seconds / 3600 * 2.0)
+
+
+def test_the_planner_counts_traces_that_ended_at_once() -> None:
+    price = by_plan({"tiny": ask("r1-distill-qwen-1.5b", "h100", 1)})
+    some, none = (price(ARM, [4096] * 4 + more, 4096).device_seconds for more in ([0] * 4, []))
+    assert 0 < price(ARM, [0, 0], 4096).device_seconds < some < none
