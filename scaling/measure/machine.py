@@ -48,7 +48,8 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     keys, values = buffer = ones(2, pages, PAGE_TOKENS, _HEAD_DIM)
     query = ones(pages, 1, _HEAD_DIM)
     weights, few = buffer.view(-1, 1024), ones(4, 1024)
-    square = ones(side, side)
+    # Random, as activations are: a GPU multiplies constants faster, for they take less power.
+    square = torch.randn(side, side, dtype=number, device=device)
     small, weight, gain = ones(4, 64), ones(64, 64), ones(64)
 
     def dispatch() -> None:
