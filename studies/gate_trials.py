@@ -84,27 +84,38 @@ def trial(checkout: Path, a: str, b: str, *, floor: str, budget: str, seed: int)
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """Counts of exit codes a slowdown, then the transcript, a line a trial."""
+    """Counts of exit codes a slowdown, then the transcript, a line a series, or a trial that came to none."""
     trials = record["trials"]
     lines = [
         f"Floor {record['floor']}, at most {record['budget']} a trial. {record['machine']}.",
         "",
-        "| slowdown put in | trials | exit 0, fine | exit 1, regression | exit 3, undecided | median pairs | minutes |",
-        "|--:|--:|--:|--:|--:|--:|--:|",
+        "| slowdown put in | trials | exit 0, fine | exit 1, regression | exit 3, undecided | other | median pairs "
+        "| minutes |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for slowdown in sorted({t["slowdown"] for t in trials}):
         found = [t for t in trials if t["slowdown"] == slowdown]
         codes = [t["exit_code"] for t in found]
-        pairs = statistics.median(s["reading"]["pairs"] for t in found for s in t.get("series", ()))
-        minutes = sum(t.get("elapsed_seconds", 0.0) for t in found) / 60 / len(found)
-        counts = " | ".join(str(codes.count(code)) for code in (0, 1, 3))
-        lines.append(f"| {slowdown:.0%} | {len(found)} | {counts} | {pairs:g} | {minutes:.1f} |")
+        counts = [codes.count(code) for code in (0, 1, 3)]
+        pairs = [s["reading"]["pairs"] for t in found for s in t.get("series", ())]
+        minutes = [t["elapsed_seconds"] / 60 for t in found if "elapsed_seconds" in t]
+        cells = (
+            f"{slowdown:.0%}",
+            *map(str, (len(found), *counts, len(found) - sum(counts))),
+            f"{statistics.median(pairs):g}" if pairs else "",
+            f"{statistics.mean(minutes):.1f}" if minutes else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "| trial | slowdown put in | exit | seen | 95 % interval | pairs | noise of a pair |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for number, t in enumerate(trials, start=1):
+        came_to = f"{t['exit_code']}, {MEANING.get(t['exit_code'], 'error')}"
+        if not t.get("series"):
+            why = " ".join(t.get("sentences") or [t.get("error") or "it said nothing"]).replace("|", "\\|")
+            lines.append(f"| {number} | {t['slowdown']:.0%} | {came_to} | {' '.join(why.split())} | | | |")
         for series in t.get("series", ()):
             found = series["reading"]
             span = "none" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
@@ -112,7 +123,7 @@ def to_markdown(record: dict[str, Any]) -> str:
             cells = (
                 f"{number}",
                 f"{t['slowdown']:.0%}",
-                f"{t['exit_code']}, {MEANING[t['exit_code']]}",
+                came_to,
                 f"{found['ratio']:.3f}",
                 span,
                 f"{found['pairs']}",
@@ -147,7 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = f"{hardware['cpu']}, {threads} of {processors} processors a build, torch {software['packages']['torch']}"
     record: dict[str, Any] = {"floor": options.floor, "budget": options.budget, "machine": machine, "trials": []}
     if options.out.exists():
-        record = json.loads(options.out.read_text())
+        before = json.loads(options.out.read_text())
+        for name in ("floor", "budget", "machine"):
+            if before[name] != record[name]:
+                parser.error(
+                    f"{options.out} has trials with {name} {before[name]}, not {record[name]}; give another --out"
+                )
+        record = before
     turns = [share for times in range(max(n for _, n in asked)) for share, n in asked if times < n]  # kinds in turn
     with tempfile.TemporaryDirectory(prefix="gate-trials-") as scratch:
         refs = clone(Path(scratch) / "checkout", [0.0, *turns])

@@ -222,6 +222,16 @@ def test_work(benchmark):
 """
 
 
+QUICK_ENDS = """
+def pytest_benchmark_generate_machine_info():
+    return {"cpu": {}}
+
+def pytest_benchmark_generate_commit_info():
+    return {}
+"""
+"""For a `conftest.py`: what pytest-benchmark asks the machine and git at its end takes longer than all else it does."""
+
+
 class Project:
     """A small project with one benchmark, in a git repository.
 
@@ -232,6 +242,7 @@ class Project:
         self.folder = folder
         (folder / "quick").mkdir(parents=True)
         (folder / "benchmarks").mkdir()
+        (folder / "benchmarks" / "conftest.py").write_text(QUICK_ENDS)
         (folder / "pyproject.toml").write_text(PYPROJECT)
         self.git("init", "--quiet")
 
@@ -249,6 +260,19 @@ class Project:
     def git(self, *arguments: str) -> str:
         command = ["git", "-C", str(self.folder), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def lean_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the processes of pytest that a test starts load no plugin but that of the benchmarks: half of their time."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_benchmark.plugin")
+
+
+@pytest.fixture
+def quick_ends() -> str:
+    """A `conftest.py` for benchmarks."""
+    return QUICK_ENDS
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from scaling.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "gate.yml"
 needs_gate = pytest.mark.skipif(not {"ab", "check"} <= set(COMMANDS), reason="`scaling ab` is not there yet")
+pytestmark = pytest.mark.usefixtures("lean_pytest")
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -161,13 +162,14 @@ OPTIONS = "pytest 'tests of speed' --benchmark-only"
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, quick_ends: str) -> Path:
     """A project with a benchmark, in a folder with a space in its name, and three commits that do the same work."""
     path = tmp_path / "repository"
     (path / "tests of speed").mkdir(parents=True)
     (path / "pyproject.toml").write_text(PROJECT)
     (path / "quick.py").write_text(WORK)
     (path / "tests of speed" / "test_quick.py").write_text(BENCHMARK)
+    (path / "tests of speed" / "conftest.py").write_text(quick_ends)
     git(path, "init", "--quiet", "--initial-branch=main")
     for number in range(3):
         (path / "README").write_text(f"{number}\n")
@@ -200,7 +202,7 @@ def test_several_commands_install(repository: Path, tmp_path: Path) -> None:
 
 @needs_gate
 def test_what_changed_nothing_is_fine(repository: Path, tmp_path: Path) -> None:
-    ran = run_job(repository, tmp_path, options=OPTIONS, floor="90%", budget="90s", install="true")
+    ran = run_job(repository, tmp_path, options=OPTIONS, floor="90%", budget="45s", install="true")
     assert ran.outcomes == {"Install": "success", "Counters": "skipped", "Timing": "success"}, ran.out
     assert "no slowdown of 90 %" in ran.summary
     assert "::warning" not in ran.out
@@ -219,7 +221,7 @@ def test_a_candidate_that_crashes_fails_the_job_with_the_exit_code_of_a_regressi
 
 @needs_gate
 def test_a_timing_that_decides_nothing_fails_the_job_where_it_is_asked_to(repository: Path, tmp_path: Path) -> None:
-    ran = run_job(repository, tmp_path, options=OPTIONS, budget="5s", install="true", inconclusive_fails=True)
+    ran = run_job(repository, tmp_path, options=OPTIONS, budget="1s", install="true", inconclusive_fails=True)
     assert ran.codes["Timing"] == 3, ran.out
     assert ran.summary
     assert "::warning" not in ran.out
@@ -230,9 +232,9 @@ def test_counters_are_checked_where_a_baseline_is_named_and_a_timing_that_decide
     repository: Path, tmp_path: Path
 ) -> None:
     saved(repository, tmp_path / "baseline.json")
-    ran = run_job(repository, tmp_path, options=OPTIONS, baseline="main", budget="5s", install="true")
+    ran = run_job(repository, tmp_path, options=OPTIONS, baseline="main", budget="1s", install="true")
     assert ran.outcomes == {"Install": "success", "Counters": "success", "Timing": "success"}, ran.out
-    assert "::warning title=Timing is inconclusive::HEAD^1 and HEAD cannot be told apart at 3%25 within 5s" in ran.out
+    assert "::warning title=Timing is inconclusive::HEAD^1 and HEAD cannot be told apart at 3%25 within 1s" in ran.out
     assert "scaling check" in ran.summary
     assert "scaling ab" in ran.summary
 

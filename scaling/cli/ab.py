@@ -75,15 +75,14 @@ def ab(
     from scaling.cli.ab_view import show, to_markdown
     from scaling.cli.check import write
 
-    if markdown is not None:
-        if to_stdout:
-            print(to_markdown(trial), end="")
-        else:
-            write(markdown, to_markdown(trial))
-    if json:
+    if to_stdout:
+        print(to_markdown(trial), end="")
+    elif json:
         print_json(trial.to_json())
-    elif not to_stdout:
+    else:
         show(trial)
+    if markdown is not None and not to_stdout:  # last: what took minutes is not lost with a file that cannot be written
+        write(markdown, to_markdown(trial))
     return trial.exit_code
 
 

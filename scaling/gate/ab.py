@@ -14,7 +14,7 @@ from typing import Any, Literal
 from scaling.errors import UsageError
 from scaling.gate.builds import Build, origin
 from scaling.gate.check import Check, check
-from scaling.gate.sequential import ALPHA, Reading, candidate_first, fewest, read
+from scaling.gate.sequential import ALPHA, MOST_PAIRS, Reading, candidate_first, fewest, read
 from scaling.gate.sessions import Cells, CrashError, Session, Work
 from scaling.gate.side import Side
 
@@ -26,9 +26,6 @@ TURNS = (4, 40)
 
 FIRST_TURNS = 3
 """Of the pair that is discarded."""
-
-MOST_PAIRS = 40
-"""To foresee, however large the budget: the more there are, the more each look asks."""
 
 HANGS_SECONDS = 600.0
 """A process without a sign of life for so long hangs."""
@@ -50,8 +47,9 @@ class Series:
 class Trial:
     """What came of two builds, a the baseline and b the candidate.
 
-    `pairs` were foreseen, one takes about `pair_seconds`; `seed` drew which side leads in each. `counters` compares
-    what both did in the first pair, as `scaling check` does; None where `crash` says how the candidate ended.
+    `pairs` were foreseen, fewer than `fewest` cannot decide, and one takes about `pair_seconds`; `seed` drew which side
+    leads in each. `counters` compares what both did in the first pair, as `scaling check` does; None where `crash` says
+    how the candidate ended.
     """
 
     a: Build
@@ -61,6 +59,7 @@ class Trial:
     seed: int
     elapsed_seconds: float
     pairs: int
+    fewest: int
     pair_seconds: float
     series: tuple[Series, ...]
     counters: Check | None
@@ -83,10 +82,10 @@ class Trial:
         if self.crash is not None:
             return [f"The candidate fails where the baseline does not: {self.crash}."]
         if not self.series:
-            needed = (fewest(ALPHA) + 1) * self.pair_seconds  # with the one that is discarded
+            needed = (self.fewest + 1) * self.pair_seconds * 1.1  # with the one that is discarded
             return [
                 f"Nothing is decided: a budget of {self.budget_seconds:.0f} s has room for {_pairs(self.pairs)} of "
-                f"{self.pair_seconds:.0f} s, and fewer than {fewest(ALPHA)} cannot decide; --budget {_minutes(needed)} "
+                f"{self.pair_seconds:.0f} s, and fewer than {self.fewest} cannot decide; --budget {_minutes(needed)} "
                 "would do for a clear difference."
             ]
         return [self._sentence(each) for each in self.series]
@@ -128,6 +127,7 @@ class Trial:
             "seed": self.seed,
             "elapsed_seconds": self.elapsed_seconds,
             "pairs_foreseen": self.pairs,
+            "fewest_pairs": self.fewest,
             "pair_seconds": self.pair_seconds,
             "crash": self.crash,
             "series": [asdict(series) for series in self.series],
@@ -162,31 +162,33 @@ def compare(
     fails, that is the result.
     """
     started = time.perf_counter()
-    pairs, pair_seconds = 0, 0.0
+    pairs, least, pair_seconds = 0, fewest(ALPHA), 0.0
     counters: Check | None = None
     series: tuple[Series, ...] = ()
 
     def trial(crash: str | None = None) -> Trial:
         elapsed = time.perf_counter() - started
-        return Trial(a, b, floor, budget, seed, elapsed, pairs, pair_seconds, series, counters, crash)
+        return Trial(a, b, floor, budget, seed, elapsed, pairs, least, pair_seconds, series, counters, crash)
 
     for build in (a, b):
         _check_origin(build, work)
     observe(Progress(0, None, ()))
     try:
         first = scratch / "first"
-        loading, turn = _pair(a, b, work, first, FIRST_TURNS, candidate_leads=False)
+        loading, took = _pair(a, b, work, first, FIRST_TURNS, candidate_leads=False)
         baseline, candidate = _sides(a, b, work, first)
         counters = check(baseline, candidate)
         _refuse_other_work(counters)
         if failed := next((cell.sentence for cell in counters.cells if cell.verdict == "failed"), None):
             return trial(failed.rstrip("."))
-        repeat = turn * len(baseline.measured)
-        turns = max(TURNS[0], min(TURNS[1], round(TURNS_SECONDS / repeat))) if isinstance(work, Cells) else 1
-        pair_seconds = loading + 2 * turns * repeat
+        repeat = _repeat(took, FIRST_TURNS if isinstance(work, Cells) else 1)
+        turns = max(TURNS[0], min(TURNS[1], round(2 * TURNS_SECONDS / repeat))) if isinstance(work, Cells) else 1
+        pair_seconds = loading + turns * repeat
         pairs = min(MOST_PAIRS, int((budget - (time.perf_counter() - started)) / pair_seconds))
         labels = {key: found.label for key, found in baseline.measured.items() if key in candidate.measured}
-        if pairs < fewest(ALPHA / len(labels)):
+        alpha = ALPHA / len(labels)
+        least = fewest(alpha)
+        if pairs < least:
             return trial()
         log_ratios: dict[str, list[float]] = {key: [] for key in labels}
         for made, leads in enumerate(candidate_first(pairs, seed)):
@@ -199,7 +201,6 @@ def compare(
             pair_seconds += (time.perf_counter() - began - pair_seconds) / (made + 1)
             for key, ratio in _log_ratios(a, b, work, folder, labels).items():
                 log_ratios[key].append(ratio)
-            alpha = ALPHA / len(labels)
             series = tuple(
                 Series(key, label, tuple(log_ratios[key]), read(log_ratios[key], floor, pairs, alpha))
                 for key, label in labels.items()
@@ -220,10 +221,12 @@ def _check_origin(build: Build, work: Work) -> None:
         raise UsageError(f"{build.described} does not install {work.module!r}, so its cells cannot be measured")
 
 
-def _pair(a: Build, b: Build, work: Work, folder: Path, turns: int, *, candidate_leads: bool) -> tuple[float, float]:
+def _pair(
+    a: Build, b: Build, work: Work, folder: Path, turns: int, *, candidate_leads: bool
+) -> tuple[float, list[float]]:
     """One process of each build, side by side, turn about: ABBA…, or BAAB… where the candidate leads in all.
 
-    Returns the seconds that loading took, and those of a turn, the median.
+    Returns the seconds that loading took, and those of every turn of both.
     """
     began = time.perf_counter()
     took: list[float] = []
@@ -249,7 +252,13 @@ def _pair(a: Build, b: Build, work: Work, folder: Path, turns: int, *, candidate
             raise
     if not took:
         raise UsageError(f"{a.described} and {b.described} measure nothing; name at least one benchmark")
-    return loading, statistics.median(took)
+    return loading, took
+
+
+def _repeat(took: list[float], repeats: int) -> float:
+    """The seconds in which both sides go once through all their cells, however these differ: the median repeat."""
+    turns = len(took) // repeats
+    return statistics.median(sum(took[first : first + turns]) for first in range(0, repeats * turns, turns))
 
 
 def _sides(a: Build, b: Build, work: Work, folder: Path) -> tuple[Side, Side]:
@@ -273,7 +282,7 @@ def _log_ratios(a: Build, b: Build, work: Work, folder: Path, labels: dict[str, 
     one, other = work.seconds(folder / "a"), work.seconds(folder / "b")
     for build, seconds in ((a, one), (b, other)):
         if lost := next((label for key, label in labels.items() if not seconds.get(key)), None):
-            raise CrashError(build, f"{lost} failed in {build.described}, after it had not")
+            raise CrashError(build, f"{lost} failed in {build.described}, after it had not, or took no time at all")
     return {
         key: statistics.median(math.log(slow / fast) for fast, slow in zip(one[key], other[key], strict=False))
         for key in labels

@@ -48,15 +48,15 @@ def make(spec: str, folder: Path) -> Build:
     path = Path(spec)
     if (path / "bin" / "python").is_file():
         return Build(spec, f"environment {spec}", (path / "bin" / "python").absolute())
-    if path.is_file() and os.access(path, os.X_OK):
+    if path.is_file() and os.access(path, os.X_OK) and path.name.startswith(("python", "pypy")):
         return Build(spec, f"interpreter {spec}", path.absolute())
     if path.suffix == ".whl" and path.is_file():
         return Build(spec, f"wheel {path.name}", _installed(spec, path.absolute(), folder), folder)
     sources = folder / "sources"
-    if any((path / name).is_file() for name in SOURCES):
+    if _is_project(path):
         described = _copied(path, sources)
     elif commit := _commit(spec):
-        described = _checked_out(commit, sources)
+        sources, described = _checked_out(commit, sources)
     else:
         raise UsageError(
             f"{spec!r} is no build; expected a git ref of this repository, a source tree such as '.', a wheel, or an "
@@ -71,29 +71,46 @@ def _commit(ref: str) -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-def _checked_out(commit: str, sources: Path) -> str:
-    """Puts the commit into `sources`, with its history, which some projects take their version from."""
+def _checked_out(commit: str, sources: Path) -> tuple[Path, str]:
+    """Puts the commit into `sources`, with its history, which some projects take their version from.
+
+    The project in it is the one that the current directory lies in, where the repository holds several.
+    """
     top = _git("rev-parse", "--show-toplevel").stdout.strip()
-    for command in (
-        ["clone", "--quiet", "--shared", "--no-checkout", top, str(sources)],
-        ["-C", str(sources), "checkout", "--quiet", "--detach", commit],
-    ):
+    for command in (_clone(top, sources), ["-C", str(sources), "checkout", "--quiet", "--detach", commit]):
         if (done := _git(*command)).returncode:
             raise UsageError(f"commit {commit[:12]} cannot be checked out: {_last_line(done.stderr)}")
-    return f"commit {commit[:12]}"
+    project = sources / _git("rev-parse", "--show-prefix").stdout.strip()
+    while project != sources and not _is_project(project):
+        project = project.parent
+    return project, f"commit {commit[:12]}"
+
+
+def _clone(top: str, sources: Path) -> list[str]:
+    return ["clone", "--quiet", "--shared", "--no-checkout", top, str(sources)]
+
+
+def _is_project(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in SOURCES)
 
 
 def _copied(tree: Path, sources: Path) -> str:
-    """Copies a tree as it is, without what git ignores; building may write into the copy."""
+    """Copies a tree as it is, without what git ignores; building may write into the copy.
+
+    The root of a repository comes with its history, as a commit does.
+    """
     listed = _git("-C", str(tree), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed.returncode:
         shutil.copytree(tree, sources, symlinks=True)
         return f"sources in {tree.resolve().name}"
+    commit = _git("-C", str(tree), "rev-parse", "--verify", "--quiet", "HEAD").stdout.strip()
+    is_root = not _git("-C", str(tree), "rev-parse", "--show-prefix").stdout.strip()
+    if commit and is_root and _git(*_clone(str(tree.resolve()), sources)).returncode == 0:
+        _git("-C", str(sources), "reset", "--quiet", commit)
     for name in filter(None, listed.stdout.split("\0")):
-        if (tree / name).is_file():  # but not what is deleted, or a submodule
+        if (tree / name).is_file() or (tree / name).is_symlink():  # but not what is deleted, or a submodule
             (sources / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(tree / name, sources / name)
-    commit = _git("-C", str(tree), "rev-parse", "HEAD").stdout.strip()
+            shutil.copy2(tree / name, sources / name, follow_symlinks=False)
     changed = _git("-C", str(tree), "status", "--porcelain").stdout.strip()
     return f"working tree {'with changes to' if changed else 'at'} {commit[:12]}" if commit else "working tree"
 
@@ -122,30 +139,43 @@ def _can_build(sources: Path) -> bool:
     """Whether what its build asks for is installed here; else pip has to fetch it."""
     try:
         asked = tomllib.loads((sources / "pyproject.toml").read_text())["build-system"]["requires"]
-        return all(metadata.version((wanted := Requirement(r)).name) in wanted.specifier for r in asked)
+        wanted = [each for each in map(Requirement, asked) if each.marker is None or each.marker.evaluate()]
+        return all(metadata.version(each.name) in each.specifier for each in wanted)
     except (OSError, KeyError, ValueError, metadata.PackageNotFoundError):
         return False
 
 
 def origin(build: Build, module: str) -> Path:
     """Where the build imports a module from; raises `UsageError`, with the reason, if it cannot."""
-    code = f"import importlib.util, json; print(json.dumps(importlib.util.find_spec({module!r}).origin))"
-    done = subprocess.run(
-        [build.python, "-P", "-c", code], check=False, capture_output=True, text=True, env=clean_environment()
+    code = (
+        f"import importlib.util, json; print(json.dumps(getattr(importlib.util.find_spec({module!r}), 'origin', None)))"
     )
-    if done.returncode:
-        raise UsageError(f"{build.described} has no {module}: {_last_line(done.stderr)}")
-    return Path(json.loads(done.stdout))
+    try:
+        done = subprocess.run(
+            [build.python, "-P", "-c", code], check=False, capture_output=True, text=True, env=clean_environment()
+        )
+        found = None if done.returncode else json.loads(done.stdout)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{build.described} is no Python that runs here: {error}") from error
+    if found is None:
+        raise UsageError(f"{build.described} has no {module}{f': {_last_line(done.stderr)}' if done.stderr else ''}")
+    return Path(found)
+
+
+_MISLEADING = ("PYTHONPATH", "PYTHONHOME", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would put other modules before a build's own."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    """The environment without what would put other modules before a build's own, or, as the hooks of git are told them,
+    the repository that the gate is called in before a clone of it."""
+    return {name: value for name, value in os.environ.items() if name not in _MISLEADING}
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", *arguments], check=False, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            ["git", *arguments], check=False, capture_output=True, text=True, timeout=120, env=clean_environment()
+        )
     except FileNotFoundError as error:
         raise UsageError("git is not installed; give a wheel or an environment instead of a ref") from error
 

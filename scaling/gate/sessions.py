@@ -53,9 +53,10 @@ class Cells:
 
     def seconds(self, out: Path) -> dict[str, list[float]]:
         """Of each cell, the device-seconds a trace of each turn; of turns on a busy machine too, as both sides have
-        them."""
+        them. A cell of which a repeat failed has none."""
         rows = Store.open(out / RUN).frame().sort_values("repeat")
-        measured = rows[(rows["repeat"] > 0) & (rows["status"] == "ok")]
+        failed = rows[rows["status"] != "ok"]["cell_id"]
+        measured = rows[(rows["repeat"] > 0) & ~rows["cell_id"].isin(failed)]
         cells = measured.groupby("cell_id", sort=False)["device_seconds_per_trace"]
         return {str(cell): [float(s) for s in seconds] for cell, seconds in cells}
 
@@ -72,11 +73,13 @@ class Benchmarks:
         return ["-m", "pytest", "-p", "scaling_turns", *self.arguments, f"--benchmark-json={out / BENCHMARKS}"]
 
     def side(self, out: Path) -> Side:
-        return read_side(out / BENCHMARKS)
+        path = out / BENCHMARKS
+        return read_side(path) if path.exists() else Side(BENCHMARKS, "benchmarks", {}, None, {})  # where none was run
 
     def seconds(self, out: Path) -> dict[str, list[float]]:
-        """Of each benchmark, the median of its rounds, one value."""
-        return {key: [found.seconds[1]] for key, found in self.side(out).measured.items()}
+        """Of each benchmark, the median of its rounds, one value; none where a quartile is too short for the clock."""
+        measured = self.side(out).measured
+        return {key: [found.seconds[1]] if len(found.seconds) == 3 else [] for key, found in measured.items()}
 
 
 Work = Cells | Benchmarks
@@ -93,6 +96,10 @@ class Session:
         self.build, self.out, self.over = build, out, False
         give, self._give = os.pipe()
         self._heard, tell = os.pipe()
+        ours = {"PYTHONPATH": str(DRIVERS), "SCALING_TURNS": f"{give},{tell}"}
+        ours["PATH"] = f"{build.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # its own programs
+        if build.own is not None:
+            ours["SCALING_OWN"] = str(build.own)
         with (out / "output").open("wb") as output:
             self._process = subprocess.Popen(
                 [build.python, "-P", *work.command(out, turns)],
@@ -102,7 +109,7 @@ class Session:
                 pass_fds=(give, tell),
                 cwd=build.sources,
                 start_new_session=True,  # so that its own processes end with it
-                env=clean_environment() | THREADS | {"PYTHONPATH": str(DRIVERS), "SCALING_TURNS": f"{give},{tell}"},
+                env=clean_environment() | THREADS | ours,
             )
         os.close(give)
         os.close(tell)

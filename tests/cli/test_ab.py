@@ -14,12 +14,16 @@ Cli = Callable[..., Any]
 FAST, SLOW = "time.sleep(0.004)", "time.sleep(0.008)"
 TIMED = ("--", "pytest", "benchmarks")
 
+pytestmark = pytest.mark.usefixtures("lean_pytest")
+
 
 def test_a_slower_working_tree_exits_1_and_says_it_in_json_and_markdown(cli: Cli, project: Any, tmp_path: Path) -> None:
     project.commit(FAST)
     project.write(SLOW)
     summary = tmp_path / "summary.md"
-    done = cli("ab", "--a", "HEAD", "--floor", "30%", "--json", "--markdown", summary, "--seed", 7, *TIMED)
+    done = cli(
+        "ab", "--a", "HEAD", "--floor", "30%", "--json", "--markdown", summary, "--seed", 7, "--budget", "45s", *TIMED
+    )
     assert done.code == 1
     told = json.loads(done.out)
     assert (told["outcome"], told["exit_code"], told["floor"], told["seed"]) == ("regression", 1, 0.3, 7)
@@ -33,10 +37,19 @@ def test_a_slower_working_tree_exits_1_and_says_it_in_json_and_markdown(cli: Cli
 
 def test_too_short_a_budget_exits_3_and_says_what_would_do(cli: Cli, project: Any) -> None:
     project.commit(FAST)
-    done = cli("ab", "--a", "HEAD", "--b", "HEAD", "--budget", "2s", *TIMED)
+    done = cli("ab", "--a", "HEAD", "--b", "HEAD", "--budget", "1s", *TIMED)
     assert done.code == 3
-    assert "a budget of 2 s has room for" in done.out
+    assert "a budget of 1 s has room for" in done.out
     assert "--budget 1m would do" in done.out
+
+
+def test_what_was_measured_is_shown_even_where_the_file_for_it_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text("def test_it(benchmark):\n    benchmark.pedantic(lambda: None)\n")
+    same = ("--a", sys.prefix, "--b", sys.prefix, "--budget", "1s")
+    done = cli("ab", *same, "--markdown", tmp_path / "absent" / "ab.md", "--", "pytest", tmp_path / "test_some.py")
+    assert done.code == 2
+    assert "a budget of 1 s has room for" in done.out
+    assert "cannot write" in done.err
 
 
 def test_a_candidate_that_crashes_exits_1_with_its_error(cli: Cli, project: Any) -> None:
@@ -86,4 +99,5 @@ def test_a_cell_of_ours_is_timed_by_the_options_of_a_run(cli: Cli) -> None:
     done = cli("ab", "--a", sys.prefix, "--b", sys.prefix, "--budget", "1s", "--json", "--", *cell)
     assert done.code == 3
     told = json.loads(done.out)
-    assert [found["label"] for found in told["counters"]["cells"]] == ["LongCoT at 8 tokens, rollout"]
+    (found,) = told["counters"]["cells"]
+    assert (found["label"], found["verdict"]) in {("LongCoT at 8 tokens, rollout", v) for v in ("same", "advice")}

@@ -34,6 +34,8 @@ def says(build: Build) -> str:
 
 
 def test_a_ref_is_its_commit_whatever_the_tree_holds(project: Any, tmp_path: Path) -> None:
+    (project.folder / "first").write_text("#!/bin/sh\n")
+    (project.folder / "first").chmod(0o755)  # a program, and no interpreter
     build = built("first", tmp_path / "a")
     assert says(build) == "1"
     assert build.described == f"commit {project.git('rev-parse', 'first')[:12]}"
@@ -44,16 +46,21 @@ def test_a_ref_is_its_commit_whatever_the_tree_holds(project: Any, tmp_path: Pat
 def test_a_tree_is_as_it_lies_there_and_stays_so(project: Any, tmp_path: Path) -> None:
     (project.folder / ".gitignore").write_text("ignored\n")
     (project.folder / "ignored").write_text("large")
+    (project.folder / "linked").symlink_to("quick")
     build = built(".", tmp_path / "b")
     assert says(build) == "2"
     assert build.described == f"working tree with changes to {project.git('rev-parse', 'HEAD')[:12]}"
     assert build.sources is not None
     assert not (build.sources / "ignored").exists()
+    assert (build.sources / "linked").readlink() == Path("quick")
     assert project.git("status", "--porcelain", "--ignored").splitlines() == [
         "M quick/__init__.py",  # stripped
         "?? .gitignore",
+        "?? linked",
         "!! ignored",
     ]
+    copied = ["git", "-C", build.sources, "describe", "--tags", "--dirty"]  # as projects do that take a version from it
+    assert subprocess.run(copied, check=True, capture_output=True, text=True).stdout == "first-dirty\n"
 
 
 def test_a_tree_outside_git_is_copied(project: Any, tmp_path: Path) -> None:
@@ -81,6 +88,40 @@ def test_a_build_borrows_the_packages_of_this_environment(tmp_path: Path) -> Non
     assert origin(built("first", tmp_path / "a"), "pytest") == Path(pytest.__file__)
 
 
+def test_a_project_in_a_folder_of_its_repository_is_found_there(
+    project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.folder / "part" / "docs").mkdir(parents=True)
+    project.git("mv", "pyproject.toml", "quick", "part")
+    project.git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--message", "moved")
+    monkeypatch.chdir(project.folder / "part" / "docs")
+    build = built("HEAD", tmp_path / "a")
+    assert (says(build), says(built("..", tmp_path / "b"))) == ("1", "2")
+    assert build.sources == tmp_path / "a" / "sources" / "part"
+
+
+def test_a_hook_of_git_may_call_it_and_keeps_its_repository(
+    project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = project.git("symbolic-ref", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(project.folder / ".git"))
+    assert says(built("first", tmp_path / "a")) == "1"
+    monkeypatch.delenv("GIT_DIR")
+    assert project.git("symbolic-ref", "HEAD") == branch
+    assert project.git("status", "--porcelain") == "M quick/__init__.py"
+
+
+def test_what_a_build_needs_elsewhere_is_not_fetched(
+    project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyproject = project.folder / "pyproject.toml"
+    pyproject.write_text(
+        pyproject.read_text().replace('["hatchling"]', """["hatchling", "absent; sys_platform == 'no'"]""")
+    )
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert says(built(".", tmp_path / "b")) == "2"
+
+
 @pytest.mark.usefixtures("project")
 def test_what_names_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'no-such-ref' is no build; expected a git ref .*, a wheel, or an env"):
@@ -100,3 +141,14 @@ def test_a_ref_that_does_not_build_says_why(project: Any, tmp_path: Path) -> Non
 def test_a_module_that_a_build_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"commit \w+ has no absent_module"):
         origin(built("first", tmp_path / "a"), "absent_module")
+
+
+def test_an_environment_whose_python_is_none_is_refused(tmp_path: Path) -> None:
+    python = tmp_path / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    build = Build("environment", "environment here", python)
+    for script in ("#!/bin/sh\necho hello\n", "no program"):
+        python.write_text(script)
+        python.chmod(0o755)
+        with pytest.raises(UsageError, match="environment here is no Python that runs here"):
+            origin(build, "scaling")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,8 @@ from scaling.gate.builds import Build, make
 from scaling.gate.sessions import Benchmarks, Cells, CrashError, Session
 
 TINY = {"model": "tiny", "modes": ("longcot",), "lengths": (8,), "method": "full", "prompt_tokens": 8}
+
+pytestmark = pytest.mark.usefixtures("lean_pytest")
 
 
 @pytest.fixture
@@ -58,6 +64,43 @@ def test_cells_are_measured_a_row_a_turn_after_a_repeat_that_warms_up(here: Buil
     assert (cell.label, cell.counters["decode_tokens"]) == ("LongCoT at 8 tokens, rollout", 2 * 7)
 
 
+def test_programs_that_a_benchmark_calls_are_those_of_its_build(
+    here: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.defpath)
+    found = tmp_path / "found"
+    work = benchmarks(tmp_path, f"open({str(found)!r}, 'w').write(__import__('shutil').which('python'))")
+    with Session(here, work, tmp_path / "out", turns=1) as session:
+        session.wait(60)
+        session.turn(60)
+    assert found.read_text() == str(here.python)
+
+
+def test_a_cell_of_which_one_repeat_failed_has_no_seconds(make_run: Callable[..., Path]) -> None:
+    failed = {"status": "oom", "reason": "no room", "device_seconds_per_trace": None}
+    repeats = [{"repeat": n, "device_seconds_per_trace": n + 1.0} for n in range(3)]
+    cells = [{"cell_id": cell, **repeat} for repeat in repeats for cell in ("fine", "lost")]
+    run = make_run(*cells[:-1], {**cells[-1], **failed})
+    assert Cells({}).seconds(run.parent) == {"fine": [2.0, 3.0]}
+
+
+def test_a_wheel_is_not_timed_where_its_benchmarks_import_the_sources_beside_them(project: Any, tmp_path: Path) -> None:
+    """A `conftest.py` makes pytest put the folder that it lies in before what is installed."""
+    (project.folder / "conftest.py").touch()
+    project.commit("return 1")
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*wheel, "--wheel-dir", tmp_path / "wheels", "."], check=True)
+    (tmp_path / "a").mkdir()
+    build = make(str(next((tmp_path / "wheels").glob("*.whl"))), tmp_path / "a")
+    refused = pytest.raises(CrashError, match=r"quick is imported from .*project/quick/__init__.py, not from the build")
+    with Session(build, Benchmarks(["benchmarks"]), tmp_path / "one", turns=1) as session, refused:
+        session.wait(60)
+    importlib = Benchmarks(["benchmarks", "--import-mode=importlib"])
+    with Session(build, importlib, tmp_path / "two", turns=1) as session:
+        session.wait(60)
+        assert not session.over
+
+
 def test_a_crash_says_what_the_process_said_last(here: Build, tmp_path: Path) -> None:
     with Session(here, Cells({**TINY, "model": "no-such-model"}), tmp_path / "out", turns=1) as session:
         with pytest.raises(CrashError, match=r"crashed \(exit code 1\): .*no-such-model") as caught:
@@ -90,8 +133,6 @@ def test_a_process_that_hangs_is_ended(here: Build, tmp_path: Path) -> None:
 def test_a_process_whose_gate_is_gone_ends_by_itself(here: Build, tmp_path: Path) -> None:
     session = Session(here, benchmarks(tmp_path, "None"), tmp_path / "out", turns=1)
     session.wait(60)
-    import os
-
     os.close(session._give)
     assert session._process.wait(30) != 0
     os.close(session._heard)

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
+from importlib.metadata import distributions
+from pathlib import Path
+
+NO_CODE = {"tests", "test", "benchmarks", "conftest"}
+"""What some wheels hold by mistake, and pytest imports from where it finds it."""
 
 _go, _over = (int(pipe) for pipe in os.environ["SCALING_TURNS"].split(","))
 
@@ -24,3 +30,22 @@ def hand_over() -> None:
 
 def pytest_runtest_setup() -> None:
     hand_over()
+
+
+def pytest_collection_finish() -> None:
+    """Refuses what would time other code than the build's own: pytest puts the folders of tests before what is
+    installed, and a project's sources may lie in one."""
+    import pytest
+
+    if "SCALING_OWN" not in os.environ:
+        return
+    own = Path(os.environ["SCALING_OWN"]).resolve()
+    places = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    files = [file for found in distributions(path=sorted(places)) for file in found.files or ()]
+    modules = [file for file in files if len(file.parts) == 1 or (file.match("*/__init__.*") and len(file.parts) == 2)]
+    for name in {file.parts[0].partition(".")[0] for file in modules} - NO_CODE:
+        place = getattr(sys.modules.get(name), "__file__", None)
+        if place and own not in Path(place).resolve().parents:
+            raise pytest.UsageError(
+                f"{name} is imported from {place}, not from the build; --import-mode=importlib helps"
+            )
