@@ -206,6 +206,7 @@ def without_counters(side: Side) -> str:
         (lambda _: '{"machine_info": null, "benchmarks": []}', "is damaged (AttributeError"),
         (lambda _: "[]", "is damaged: expected a JSON object"),
         (lambda _: "not JSON", "is damaged: Expecting value"),
+        (lambda _: "[" * 100_000, "is damaged: maximum recursion depth exceeded"),
     ],
     ids=[
         "newer",
@@ -219,6 +220,7 @@ def without_counters(side: Side) -> str:
         "no machine",
         "a list",
         "no JSON",
+        "too deep",
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(
