@@ -269,7 +269,9 @@ def _changes(was: Measured, now: Measured) -> Iterator[Change]:
             more = (other > one) != (name in _MORE_IS_BETTER)
             verdict: Verdict = "other work" if name in WORK else "regression" if more else "improvement"
             yield Change(name, title(name), one, other, other / one if one > 0 <= other else None, verdict)
-    if was.memory_bytes and now.memory_bytes:
+    if was.memory_bytes and now.memory_bytes is None:  # the other way round, it is another machine's baseline
+        yield Change(_MEMORY, title(_MEMORY), was.memory_bytes, None, None, "note")
+    elif was.memory_bytes and now.memory_bytes:
         ratio = now.memory_bytes / was.memory_bytes
         if abs(ratio - 1) > MEMORY_TOLERANCE:
             verdict = "regression" if ratio > 1 else "improvement"

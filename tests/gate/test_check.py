@@ -130,8 +130,14 @@ def test_the_peak_of_memory_may_move_by_a_hundredth(side: Any, cell: Any, peak: 
     assert check(side(cell()), side(cell(memory_bytes=peak))).cells[0].verdict == verdict
 
 
-def test_a_peak_that_one_side_lacks_is_not_compared(side: Any, cell: Any) -> None:
-    assert check(side(cell()), side(cell(memory_bytes=None))).moved == ()
+def test_a_peak_that_is_no_longer_counted_is_noted(side: Any, cell: Any) -> None:
+    (found,) = check(side(cell()), side(cell(memory_bytes=None))).moved
+    assert found.verdict == "note"
+    assert found.sentence.endswith("what only one side counts: peak memory bytes 1,000,000,000 → none.")
+
+
+def test_a_peak_that_the_baseline_lacks_is_not_compared(side: Any, cell: Any) -> None:
+    assert check(side(cell(memory_bytes=None)), side(cell())).moved == ()
 
 
 # cells
