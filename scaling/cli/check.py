@@ -45,7 +45,8 @@ def check(
     """Check that a run does the same work as its baseline, at the same cost or less.
 
     Counters that do not depend on the machine (tokens, chunks, FLOPs, bytes, planned seconds, allocations) are compared
-    exactly: the exit code is 1 where one says more cost or other work, or a cell fails or is missing, and else 0.
+    exactly: the exit code is 1 where one says more cost or other work, or a cell fails or is missing, 2 where nothing
+    could be compared, and else 0.
     Seconds are compared on machines alike, as advice that never changes it.
     """
     if sum(given is not None for given in (candidate, against, save)) != 1:
@@ -59,7 +60,7 @@ def check(
     from scaling.gate.side import read_side
 
     if save is not None:
-        return _save(read_side(first), save, directory, json, markdown)
+        return _save(first, read_side(first), save, directory, json, markdown)
     from scaling.cli.check_view import show, to_markdown
     from scaling.gate.check import check as compare
 
@@ -82,12 +83,18 @@ def check(
     return outcome.exit_code
 
 
-def _save(side: Side, name: str, directory: Path, json: bool, markdown: Path | None) -> int:
+def _save(source: Path, side: Side, name: str, directory: Path, json: bool, markdown: Path | None) -> int:
     from scaling.gate.baselines import save
+    from scaling.gate.side import lacking
 
     if markdown is not None:
         raise UsageError("--save compares nothing, so has nothing to say in Markdown; leave --markdown out")
     path, renewed = save(side, name, directory)
+    if rows := lacking(source):
+        warn(
+            f"{source} is not finished: it lacks {rows} row{'' if rows == 1 else 's'}, and the baseline with it; "
+            f"finish it with `scaling run --resume --out {source}`, and save it again"
+        )
     for cell in side.measured.values():
         if cell.status != "ok":
             warn(f"{cell.label} failed ({cell.status}: {cell.reason}); the baseline keeps that")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("verdict", "", "what", "baseline", "candidate", "change")
 _STYLES = {"improvement": "green", "advice": "yellow", "note": "dim"} | dict.fromkeys(FAILING, "bold red")
+_MARKS = ("✅", "❌", "⚠️")  # by exit code
 _PLAIN_WIDTH = 240  # where stdout is no terminal: nothing wraps
 
 
@@ -39,7 +40,7 @@ def show(outcome: Check) -> None:
 
 def to_markdown(outcome: Check) -> str:
     """The same for a step summary or a comment: verdict first, the table, then a sentence each."""
-    mark = "❌" if outcome.fails else "✅"
+    mark = _MARKS[outcome.exit_code]
     lines = [f"### {mark} `scaling check`: {plain(outcome.candidate)} against {plain(outcome.baseline)}", ""]
     lines += [f"**{plain(outcome.sentence)}** {plain(outcome.timing_sentence)}", ""]
     if outcome.moved:
@@ -72,8 +73,8 @@ def _sentences(outcome: Check) -> Iterator[str]:
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is: `code` stays, what would steer a page or a table does not."""
-    shown = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    for mark in "*_[]":
+    shown = visible(text).replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "\\|*_[]":  # backslashes first: one that was there must not take away one of ours
         shown = shown.replace(mark, f"\\{mark}")
     return shown
 
@@ -81,5 +82,5 @@ def plain(text: str) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_PLAIN_WIDTH)

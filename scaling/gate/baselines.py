@@ -21,7 +21,8 @@ def save(side: Side, name: str, directory: Path = DIRECTORY) -> tuple[Path, list
     """Keeps a side as the baseline `name` of its machine, in place of an older one.
 
     Counters are the same on every machine: where baselines that other machines saved under this name have others,
-    these cells there become this side's, without seconds. Returns the path, and those of the baselines that changed so.
+    these cells there become this side's, without seconds; but a cell that fails here may be fine there, and stays.
+    Returns the path, and those of the baselines that changed so.
     Raises `UsageError` for a name that cannot name a file, `StoreError` where nothing can be written.
     """
     folder = directory / _checked(name)
@@ -45,7 +46,10 @@ def find(name: str, like: Side, directory: Path = DIRECTORY) -> Side:
         return read_side(own)
     others = [read_side(path) for path in sorted(folder.glob("*.json"))]
     if not others:
-        raise StoreError(f"no baseline {name!r} in {directory} yet; save one with `scaling check RUN --save {name}`")
+        there = "" if directory == DIRECTORY else f" --directory {directory}"
+        raise StoreError(
+            f"no baseline {name!r} in {directory} yet; save one with `scaling check RUN --save {name}{there}`"
+        )
     alike = (side for side in others if side.kind == like.kind and not differences(side, like))
     return next(alike, others[0])
 
@@ -60,7 +64,7 @@ def _renewed(old: Side, new: Side) -> Side | None:
 
 
 def _kept(old: Measured | None, new: Measured) -> Measured:
-    if old is not None and (old.status, old.counters) == (new.status, new.counters):
+    if old is not None and (new.status != "ok" or (old.status, old.counters) == (new.status, new.counters)):
         return old
     return replace(new, memory_bytes=None, seconds=())
 

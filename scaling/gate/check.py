@@ -28,12 +28,14 @@ ENOUGH_REPEATS = 3
 _WHAT_MAY_DIFFER = ("lengths", "modes", "phases", "repeats")  # more or fewer of the same cells
 _MORE_IS_BETTER = ("prefill_cached_tokens",)
 _MEMORY = "memory_bytes"
+_FLOPS = "flops_"
 _TITLES = {**WORK, **COST, PLANNED_SECONDS: "planned seconds", _MEMORY: "peak memory bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One counter of one cell that is not as it was; None where a side has it not, and `ratio` where there is none."""
+    """One counter of one cell that is not as it was; None where a side has it not, and `ratio` where there is none:
+    from nothing, and of what is negative."""
 
     counter: str
     title: str
@@ -82,8 +84,8 @@ class Compared:
 
     @property
     def size(self) -> float:
-        """How far it moved: the largest |log ratio| of its changes; a count that came from or went to nothing is
-        further than any other."""
+        """How far it moved: the largest |log ratio| of its changes; a count that came from or went to nothing, or is
+        negative, is further than any other."""
         if not self.changes:
             return abs(math.log(self.timing.ratio)) if self.timing and self.advice else 0.0
         return max(abs(math.log(change.ratio)) if change.ratio else math.inf for change in self.changes)
@@ -109,9 +111,15 @@ class Check:
         return any(cell.verdict in FAILING for cell in self.cells)
 
     @property
+    def compared(self) -> int:
+        """How many have counters that were held against each other: a note without a change is of a new or a failed
+        cell."""
+        return sum(cell.verdict != "note" or bool(cell.changes) for cell in self.cells)
+
+    @property
     def exit_code(self) -> int:
-        """1 for a regression, whatever its kind; 0 where every counter is as it was or better."""
-        return 1 if self.fails else 0
+        """1 for a regression, whatever its kind; 0 where every counter is as it was or better; 2 without any."""
+        return 1 if self.fails else 0 if self.compared else 2
 
     @property
     def alike(self) -> bool:
@@ -121,14 +129,13 @@ class Check:
 
     @property
     def sentence(self) -> str:
-        count = Counter(cell.verdict for cell in self.cells)
-        compared = len(self.cells) - count["note"]
+        count, compared = Counter(cell.verdict for cell in self.cells), self.compared
         if self.fails:
             kinds = ", ".join(f"{count[v]} {_KINDS[v]}" for v in FAILING if count[v])
             failing = sum(count[verdict] for verdict in FAILING)
             return f"{failing} of {_many(len(self.cells), self.noun)} {_verb(failing, 'fail')} the check: {kinds}."
         if not compared:
-            return f"No {self.noun} could be compared."
+            return f"No {self.noun} could be compared: none is fine on both sides."
         if count["improvement"]:
             less = count["improvement"]
             return (
@@ -155,7 +162,7 @@ class Check:
         return {
             "baseline": {"name": self.baseline, "fingerprint_id": self.fingerprints[0]},
             "candidate": {"name": self.candidate, "fingerprint_id": self.fingerprints[1]},
-            "verdict": "regression" if self.fails else "fine",
+            "verdict": ("fine", "regression", "nothing compared")[self.exit_code],
             "exit_code": self.exit_code,
             "sentence": self.sentence,
             "timing_sentence": self.timing_sentence,
@@ -234,7 +241,8 @@ def _failed(was: Measured, now: Measured) -> Compared:
         return Compared(now.key, now.label, "note", f"{now.label} is fine; in the baseline it {before}.")
     if was.status == "ok":
         return Compared(now.key, now.label, "failed", f"{now.label} {after}; in the baseline it was fine.")
-    return Compared(now.key, now.label, "note", f"{now.label} {after}, as it did in the baseline.")
+    told = ", as it did in the baseline" if before == after else f"; in the baseline too, it {before}"
+    return Compared(now.key, now.label, "note", f"{now.label} {after}{told}.")
 
 
 def _sentence(label: str, verdict: Verdict, changes: Sequence[Change]) -> str:
@@ -256,21 +264,25 @@ def _changes(was: Measured, now: Measured) -> Iterator[Change]:
     for name in dict.fromkeys([*was.counters, *now.counters]):
         one, other = was.counters.get(name), now.counters.get(name)
         if one is None or other is None:
-            yield Change(name, title(name), one, other, None, _of_one_side(name, lost=other is None))
+            yield Change(name, title(name), one, other, None, _of_one_side(name, now))
         elif not same(one, other):
             more = (other > one) != (name in _MORE_IS_BETTER)
             verdict: Verdict = "other work" if name in WORK else "regression" if more else "improvement"
-            yield Change(name, title(name), one, other, other / one if one else None, verdict)
-    if was.memory_bytes and now.memory_bytes:
+            yield Change(name, title(name), one, other, other / one if one > 0 <= other else None, verdict)
+    if was.memory_bytes and now.memory_bytes is None:  # the other way round, it is another machine's baseline
+        yield Change(_MEMORY, title(_MEMORY), was.memory_bytes, None, None, "note")
+    elif was.memory_bytes and now.memory_bytes:
         ratio = now.memory_bytes / was.memory_bytes
         if abs(ratio - 1) > MEMORY_TOLERANCE:
             verdict = "regression" if ratio > 1 else "improvement"
             yield Change(_MEMORY, title(_MEMORY), was.memory_bytes, now.memory_bytes, ratio, verdict)
 
 
-def _of_one_side(name: str, *, lost: bool) -> Verdict:
+def _of_one_side(name: str, now: Measured) -> Verdict:
     """A count that was lost is one on which repeats no longer agree; but FLOPs may be of another convention."""
-    return "regression" if lost and not name.startswith("flops_") else "note"
+    if name in now.counters or (name.startswith(_FLOPS) and any(each.startswith(_FLOPS) for each in now.counters)):
+        return "note"
+    return "other work" if name in WORK else "regression"
 
 
 def _timing(was: Measured, now: Measured) -> Timing | None:
@@ -290,8 +302,8 @@ def _advice(now: Measured, timing: Timing) -> str:
 
 def title(counter: str) -> str:
     """What readers see a counter called."""
-    if counter.startswith("flops_"):
-        return f"FLOPs ({counter.removeprefix('flops_')})"
+    if counter.startswith(_FLOPS):
+        return f"FLOPs ({counter.removeprefix(_FLOPS)})"
     return _TITLES.get(counter, counter)
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from scaling.errors import StoreError
 from scaling.labels import LABELLED, environment_label
@@ -98,14 +98,16 @@ class Side:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Side:
-        """Raises `KeyError`, `TypeError`, `ValueError` or `AttributeError` where something is missing or of another
-        type; what a newer minor schema added is left out."""
+        """Raises `KeyError`, `TypeError`, `AttributeError`, `ValueError` or `OverflowError` where something is missing,
+        of another type or no number; what a newer minor schema added is left out."""
+        if data["kind"] not in get_args(Kind):
+            raise ValueError(f"{data['kind']!r} is no kind of side")
         measured = (
             Measured(
-                key=each["key"],
+                key=str(each["key"]),
                 label=str(each["label"]),
                 status=str(each["status"]),
-                reason=each["reason"],
+                reason=None if each["reason"] is None else str(each["reason"]),
                 counters={name: _number(value) for name, value in each["counters"].items()},
                 memory_bytes=None if each["memory_bytes"] is None else _number(each["memory_bytes"]),
                 seconds=_positive(each["seconds"]),
@@ -113,10 +115,10 @@ class Side:
             for each in data["measured"]
         )
         return cls(
-            data["name"],
+            str(data["name"]),
             data["kind"],
             dict(data["config"]),
-            data["fingerprint_id"],
+            None if data["fingerprint_id"] is None else str(data["fingerprint_id"]),
             {each.key: each for each in measured},
         )
 
@@ -147,7 +149,7 @@ def read_side(path: str | Path) -> Side:
         )
     try:
         return read({"name": path.stem, **data})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise StoreError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
 
 
@@ -171,6 +173,16 @@ def _of_run(store: Store) -> Side:
     config |= {"model": model["name"], "weights": model["digest"] or model["weights"]}
     config |= {"device": manifest["cells"][0]["device"]}
     return Side(store.path.resolve().name, "run", config, manifest["fingerprint_id"], measured)
+
+
+def lacking(path: Path) -> int:
+    """How many rows a run was begun for and has not; none of a file."""
+    if not path.is_dir():
+        return 0
+    store = Store.open(path)
+    cells = {cell["cell_id"] for cell in store.manifest["cells"]}
+    planned = {(cell, repeat) for cell in cells for repeat in range(store.manifest["config"]["repeats"])}
+    return len(planned - store.done())
 
 
 def _cell(key: str, rows: DataFrame, seconds: tuple[float, ...]) -> Measured:
@@ -223,8 +235,8 @@ def _of_benchmarks(data: Mapping[str, Any]) -> Side:
     id = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
     measured = (
         Measured(
-            key=each["fullname"],
-            label=each["name"],
+            key=str(each["fullname"]),
+            label=str(each["name"]),
             status="ok",
             reason=None,
             counters=_numbers(each["extra_info"].items()),
@@ -233,7 +245,7 @@ def _of_benchmarks(data: Mapping[str, Any]) -> Side:
         )
         for each in data["benchmarks"]
     )
-    return Side(data["name"], "benchmarks", {}, id, {each.key: each for each in measured})
+    return Side(str(data["name"]), "benchmarks", {}, id, {each.key: each for each in measured})
 
 
 def _numbers(items: Iterable[tuple[str, object]]) -> dict[str, float]:

@@ -228,7 +228,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except OSError as error:
         raise _cannot_read(path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: expected a JSON object")

@@ -1,12 +1,14 @@
 """How long the inner loops take: `pytest --benchmark-only`.
 
 `extra_info` holds what is the same on every machine: the work that a benchmark does, and what that takes in tokens.
-`scaling check` compares it exactly.
+`scaling check` compares it exactly. It is read off what was timed, or off one more call of it: what a test knows
+beforehand would stay as it is whatever the code does.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -32,6 +34,21 @@ PAPER_96K = Delethink(context_size=8192, state_size=4096, iterations=23, head=10
 QUERY = tuple(range(64))
 VERY_SMALL = architecture("tiny") | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
 VERY_SMALL |= {"num_key_value_heads": 2}
+
+
+class Counted:
+    """A policy that counts the tokens put through its layers, and the positions put through its head."""
+
+    def __init__(self, model: Decoder) -> None:
+        self.model, self.tokens, self.scored = model, 0, 0
+
+    def hidden(self, tokens: torch.Tensor, lengths: Sequence[int], checkpoint: bool = False) -> torch.Tensor:
+        self.tokens += len(tokens)
+        return self.model.hidden(tokens, lengths, checkpoint)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.scored += len(hidden)
+        return self.model.logits(hidden)
 
 
 def trace_samples(environment: Environment, thinking_tokens: int) -> list[Sample]:
@@ -67,7 +84,8 @@ def test_fitting_a_law_with_its_intervals(benchmark: BenchmarkFixture) -> None:
     noise = np.random.default_rng(0).normal(1, 0.02, len(tokens))
     seconds = (1 + 5e-4 * tokens + 1e-8 * tokens**2) * noise
     fit = benchmark(fit_curve, tokens, seconds, curve={"environment": "longcot", "method": "full"})
-    benchmark.extra_info["rows"] = len(tokens)
+    draws = sum(len(estimate.draws) for estimate in fit.estimates.values())
+    benchmark.extra_info.update(rows=len(fit.tokens), draws=draws)
     assert fit.curvature_interval.low < fit.curvature_share < fit.curvature_interval.high
 
 
@@ -89,7 +107,12 @@ def test_decode_step_of_the_tiny_model(benchmark: BenchmarkFixture, rows: int, c
     finally:
         engine.close()
     decoded = after.decode_tokens - before.decode_tokens
-    benchmark.extra_info.update(decode_tokens=decoded, kv_bytes_per_token=model.shape.kv_bytes_per_token("float32"))
+    benchmark.extra_info.update(
+        decode_tokens=decoded,
+        decode_steps=after.decode_steps - before.decode_steps,
+        prefill_computed_tokens=after.prefill_tokens - before.prefill_tokens,
+        kv_bytes_per_token=model.shape.kv_bytes_per_token("float32"),
+    )
     assert decoded == rows * (steps + warm)
 
 
@@ -108,7 +131,10 @@ def test_chunk_boundaries_of_64_traces(benchmark: BenchmarkFixture) -> None:
     chunks, engine = benchmark(run)
     counts = engine.stats()
     benchmark.extra_info.update(
-        chunks=chunks, decode_tokens=counts.decode_tokens, prefill_computed_tokens=counts.prefill_tokens
+        chunks=chunks,
+        decode_tokens=counts.decode_tokens,
+        decode_steps=counts.decode_steps,
+        prefill_computed_tokens=counts.prefill_tokens,
     )
     assert chunks == 64 * 31
 
@@ -122,8 +148,9 @@ def test_packing_a_step_of_128_prompts_by_8_traces(benchmark: BenchmarkFixture) 
         for _ in range(rng.randrange(1, 6))
     ]
     batches = benchmark(pack, samples, 256)
-    benchmark.extra_info.update(chunks=len(samples), batches=len(batches))
-    assert sum(len(batch.samples) for batch in batches) == len(samples)
+    packed = sum(len(batch.samples) for batch in batches)
+    benchmark.extra_info.update(chunks=packed, batches=len(batches))
+    assert packed == len(samples)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +165,10 @@ def test_packing_a_step_of_128_prompts_by_8_traces(benchmark: BenchmarkFixture) 
 def test_update_of_4k_thinking_tokens(benchmark: BenchmarkFixture, environment: Environment, token_budget: int) -> None:
     model = Decoder.from_config(VERY_SMALL)
     batches = pack(trace_samples(environment, 4096), token_budget)
-    metrics = benchmark(update_step, model, torch.optim.SGD(model.parameters(), lr=0.0), batches)
-    processed = sum(sample.input_tokens for batch in batches for sample in batch.samples)
-    benchmark.extra_info.update(batches=len(batches), processed_tokens=processed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    metrics = benchmark(update_step, model, optimizer, batches)
+    update_step(counted := Counted(model), optimizer, batches)
+    benchmark.extra_info.update(batches=len(batches), processed_tokens=counted.tokens, scored_tokens=counted.scored)
     assert metrics["response_tokens"] == 4096
 
 
@@ -148,4 +176,7 @@ def test_log_probabilities_over_a_large_vocabulary(benchmark: BenchmarkFixture) 
     model = Decoder.from_config(VERY_SMALL | {"vocab_size": 151_936})
     batch = Batch.of(trace_samples(LongCoT(1024), 1024))
     with torch.no_grad():
-        assert benchmark(logprobs, model, batch).shape == (1024,)
+        found = benchmark(logprobs, model, batch)
+        logprobs(counted := Counted(model), batch)
+    benchmark.extra_info.update(processed_tokens=counted.tokens, scored_tokens=counted.scored)
+    assert found.shape == (1024,)

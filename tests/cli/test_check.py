@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scaling.cli.check import EXAMPLES
+from scaling.cli.check_view import plain
 from scaling.measure.run import run
 from scaling.results import Store
 
@@ -173,7 +174,7 @@ def test_no_baseline_yet_exits_2_with_the_command_that_saves_one(
 ) -> None:
     ran = cli("check", measured["a"], "--against", "main", "--directory", tmp_path)
     assert (ran.code, ran.out) == (2, "")
-    assert "save one with `scaling check RUN --save main`" in ran.err
+    assert f"save one with `scaling check RUN --save main --directory {tmp_path}`" in " ".join(ran.err.split())
 
 
 def test_failed_cells_are_saved_with_a_warning(
@@ -184,6 +185,28 @@ def test_failed_cells_are_saved_with_a_warning(
     assert ran.code == 0
     assert "LongCoT at 96 tokens, rollout failed (oom: 2 of 2 repeats: no memory); the baseline keeps that" in ran.err
     assert cli("check", failed, "--against", "main", "--directory", tmp_path).code == 0
+
+
+def test_a_run_that_is_not_finished_is_saved_with_a_warning(
+    cli: Cli, measured: dict[str, Path], without_rows: Any, tmp_path: Path
+) -> None:
+    less = without_rows(measured["a"], "delethink")
+    ran = cli("check", less, "--save", "main", "--directory", tmp_path)
+    assert ran.code == 0
+    assert f"{less} is not finished: it lacks 4 rows, " in ran.err
+    assert f"`scaling run --resume --out {less}`" in ran.err
+    assert cli("check", measured["a"], "--save", "main", "--directory", tmp_path).err == ""
+
+
+def test_a_check_that_compared_nothing_does_not_pass(
+    cli: Cli, measured: dict[str, Path], altered: Any, without_rows: Any, tmp_path: Path
+) -> None:
+    one, failure = without_rows(measured["c"], "longcot"), {"status": "oom", "reason": "no memory"}
+    failed = altered(one, failure, environment="delethink")
+    ran = cli("check", failed, failed, "--markdown", tmp_path / "report.md")
+    assert ran.code == 2
+    assert ran.out.splitlines()[-1] == "No cell could be compared: none is fine on both sides."
+    assert (tmp_path / "report.md").read_text().startswith("### ⚠️ ")
 
 
 def test_a_newer_baseline_is_refused(cli: Cli, measured: dict[str, Path], tmp_path: Path) -> None:
@@ -239,6 +262,16 @@ def test_markdown_has_verdict_table_and_sentences(
         "- Delethink C=64 m=32 at 96 tokens, rollout does other work: chunks 4 → 7 (+75 %). What it costs is not "
         "compared."
     )
+
+
+def test_markdown_shows_backslashes_and_marks_as_they_are() -> None:
+    assert plain(r"a\|b \[x](y) :ok:") == r"a\\\|b \\\[x\](y) :ok:"
+
+
+def test_words_between_colons_are_no_pictures(cli: Cli, measured: dict[str, Path], altered: Any) -> None:
+    failed = {"status": "error", "reason": "see :ok:"}
+    ran = cli("check", measured["a"], altered(measured["a"], failed, environment="longcot"))
+    assert "see :ok:" in ran.out
 
 
 def test_markdown_of_a_check_that_nothing_failed_is_two_lines(cli: Cli, measured: dict[str, Path]) -> None:

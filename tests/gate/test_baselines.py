@@ -60,6 +60,14 @@ def test_new_counters_reach_other_machines_baselines_and_leave_their_other_cells
     assert (kept.key, kept.seconds) == ("bb", (8.0,) * 3)
 
 
+def test_what_failed_on_one_machine_takes_no_counters_from_another(tmp_path: Path, side: Any, cell: Any) -> None:
+    path, _ = save(side(fingerprint_id="large"), "main", tmp_path)
+    before = path.read_text()
+    failed = cell(status="oom", reason="1 of 1 repeats: no memory", counters={"chunks": None})
+    assert save(side(failed, fingerprint_id="small"), "main", tmp_path)[1] == []
+    assert path.read_text() == before
+
+
 def test_other_machines_that_measured_other_things_are_left_alone(tmp_path: Path, side: Any, cell: Any) -> None:
     path, _ = save(side(fingerprint_id="gpu", config={"device": "H100"}), "main", tmp_path)
     before = path.read_text()
@@ -70,8 +78,10 @@ def test_other_machines_that_measured_other_things_are_left_alone(tmp_path: Path
 def test_no_baseline_yet_says_the_command_that_saves_one(tmp_path: Path, side: Any) -> None:
     with pytest.raises(StoreError) as error:
         find("main", side(), tmp_path)
-    said = f"no baseline 'main' in {tmp_path} yet; save one with `scaling check RUN --save main`"
-    assert str(error.value) == said
+    command = f"`scaling check RUN --save main --directory {tmp_path}`"
+    assert str(error.value) == f"no baseline 'main' in {tmp_path} yet; save one with {command}"
+    with pytest.raises(StoreError, match=r"save one with `scaling check RUN --save no-such-name`"):
+        find("no-such-name", side())
 
 
 def test_a_baseline_of_a_newer_schema_is_refused_and_stays(tmp_path: Path, side: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -89,10 +90,30 @@ def test_a_count_on_which_repeats_no_longer_agree_is_a_regression(side: Any, cel
     assert "prefill tokens computed 5,664 → none" in outcome.cells[0].sentence
 
 
+def test_a_count_of_work_on_which_repeats_no_longer_agree_is_other_work(side: Any, cell: Any) -> None:
+    outcome = check(side(cell()), side(cell(counters={"chunks": None, "prefill_computed_tokens": 1})))
+    assert (outcome.exit_code, outcome.cells[0].verdict) == (1, "other work")
+    assert outcome.cells[0].sentence.endswith("other work: chunks 12 → none. What it costs is not compared.")
+
+
+def test_a_count_below_nothing_has_no_ratio_and_more_of_it_is_a_regression(side: Any, cell: Any) -> None:
+    loss = [cell(counters={"loss": value}) for value in (-3, 2, -2)]
+    for before, after, verdict in ((0, 1, "regression"), (0, 2, "regression"), (1, 0, "improvement")):
+        (found,) = check(side(loss[before]), side(loss[after])).cells
+        assert (found.verdict, found.changes[0].ratio, found.size) == (verdict, None, math.inf)
+    assert "costs more: loss -3 → 2." in check(side(loss[0]), side(loss[1])).cells[0].sentence
+
+
+def test_flops_that_are_no_longer_counted_are_a_regression(side: Any, cell: Any) -> None:
+    outcome = check(side(cell()), side(cell(counters={"flops_causal": None})))
+    assert (outcome.exit_code, outcome.cells[0].verdict) == (1, "regression")
+
+
 def test_flops_of_another_convention_and_new_counters_are_noted(side: Any, cell: Any) -> None:
     outcome = check(side(cell()), side(cell(counters={"flops_causal": None, "flops_full": 6e10, "new": 1})))
     assert outcome.exit_code == 0
     assert outcome.cells[0].verdict == "note"
+    assert outcome.sentence == "1 cell does the same work at the same cost."
     assert "FLOPs (full) none → 60,000,000,000" in outcome.cells[0].sentence
 
 
@@ -109,8 +130,14 @@ def test_the_peak_of_memory_may_move_by_a_hundredth(side: Any, cell: Any, peak: 
     assert check(side(cell()), side(cell(memory_bytes=peak))).cells[0].verdict == verdict
 
 
-def test_a_peak_that_one_side_lacks_is_not_compared(side: Any, cell: Any) -> None:
-    assert check(side(cell()), side(cell(memory_bytes=None))).moved == ()
+def test_a_peak_that_is_no_longer_counted_is_noted(side: Any, cell: Any) -> None:
+    (found,) = check(side(cell()), side(cell(memory_bytes=None))).moved
+    assert found.verdict == "note"
+    assert found.sentence.endswith("what only one side counts: peak memory bytes 1,000,000,000 → none.")
+
+
+def test_a_peak_that_the_baseline_lacks_is_not_compared(side: Any, cell: Any) -> None:
+    assert check(side(cell(memory_bytes=None)), side(cell())).moved == ()
 
 
 # cells
@@ -135,11 +162,25 @@ def test_a_cell_that_fails_now_is_a_regression_with_its_reason(side: Any, cell: 
 
 
 def test_a_cell_that_failed_before_is_noted_whether_it_is_mended_or_not(side: Any, cell: Any) -> None:
-    failed = cell(status="error", reason="1 of 1 repeats: crash")
-    for now, said in ((failed, "as it did in the baseline"), (cell(), "is fine; in the baseline it failed")):
-        outcome = check(side(failed), side(now))
+    fine, failed = cell(key="fine"), cell(status="error", reason="1 of 1 repeats: crash")
+    otherwise = cell(status="oom", reason="1 of 1 repeats: no memory")
+    for now, said in (
+        (failed, "failed (error: 1 of 1 repeats: crash), as it did in the baseline."),
+        (otherwise, "no memory); in the baseline too, it failed (error: 1 of 1 repeats: crash)."),
+        (cell(), "is fine; in the baseline it failed (error: 1 of 1 repeats: crash)."),
+    ):
+        outcome = check(side(failed, fine), side(now, fine))
         assert (outcome.exit_code, outcome.cells[0].verdict) == (0, "note")
-        assert said in outcome.cells[0].sentence
+        assert outcome.cells[0].sentence.endswith(said)
+        assert outcome.sentence == "1 cell does the same work at the same cost."
+
+
+def test_where_nothing_could_be_compared_nothing_is_fine(side: Any, cell: Any) -> None:
+    failed, nothing = cell(status="error", reason="1 of 1 repeats: crash"), side(measured={})
+    for baseline, candidate in ((side(failed), side()), (side(failed), side(failed)), (nothing, side())):
+        outcome = check(baseline, candidate)
+        assert (outcome.exit_code, outcome.to_json()["verdict"]) == (2, "nothing compared")
+        assert outcome.sentence == "No cell could be compared: none is fine on both sides."
 
 
 def test_what_matters_most_comes_first(side: Any, cell: Any) -> None:

@@ -182,6 +182,10 @@ def counted(chunks: object) -> Any:
     return text
 
 
+def told(**changes: object) -> Any:
+    return lambda side: json.dumps(side.to_json() | changes)
+
+
 def without_counters(side: Side) -> str:
     data = side.to_json()
     del data["measured"][0]["counters"]
@@ -195,22 +199,28 @@ def without_counters(side: Side) -> str:
         (without_counters, "is damaged (KeyError: 'counters'); write it again"),
         (counted(float("nan")), "is damaged (ValueError: nan is no count); write it again"),
         (counted("many"), "is damaged (TypeError: "),
+        (counted(10**400), "is damaged (OverflowError: "),
+        (told(kind="page"), "is damaged (ValueError: 'page' is no kind of side); write it again"),
         (lambda _: '{"results": []}', "is neither a saved baseline nor what pytest-benchmark wrote"),
         (lambda _: '{"machine_info": {}, "benchmarks": [{"name": "test"}]}', "is damaged (KeyError: 'fullname')"),
         (lambda _: '{"machine_info": null, "benchmarks": []}', "is damaged (AttributeError"),
         (lambda _: "[]", "is damaged: expected a JSON object"),
         (lambda _: "not JSON", "is damaged: Expecting value"),
+        (lambda _: "[" * 100_000, "is damaged: maximum recursion depth exceeded"),
     ],
     ids=[
         "newer",
         "incomplete",
         "no number",
         "text",
+        "no float",
+        "no kind",
         "something else",
         "no benchmark",
         "no machine",
         "a list",
         "no JSON",
+        "too deep",
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(
@@ -229,6 +239,13 @@ def test_a_run_of_a_newer_schema_is_refused(make_run: Any) -> None:
     manifest.write_text(manifest.read_text().replace('"schema_version": "1.0"', '"schema_version": "2.0"'))
     with pytest.raises(StoreError, match="newer than the"):
         read_side(path)
+
+
+def test_names_are_text_whatever_a_file_holds(make_run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "side.json"
+    path.write_text(told(name=5, fingerprint_id=["fp"])(read_side(make_run({}))))
+    side = read_side(path)
+    assert (side.name, side.fingerprint_id) == ("5", "['fp']")
 
 
 def test_what_is_not_there_and_what_holds_no_rows_say_what_was_expected(make_run: Any, tmp_path: Path) -> None:
