@@ -84,11 +84,14 @@ def check(
 
 
 def _save(source: Path, side: Side, name: str, directory: Path, json: bool, markdown: Path | None) -> int:
-    from scaling.gate.baselines import save
+    from scaling.gate.baselines import displaced, save
     from scaling.gate.side import lacking
 
     if markdown is not None:
         raise UsageError("--save compares nothing, so has nothing to say in Markdown; leave --markdown out")
+    if other := displaced(side, name, directory):
+        field, (was, now) = next(iter(other.items()))
+        warn(f"{name} was a baseline of other measurements, and is replaced: {field} was {was!r}, and is {now!r}")
     path, renewed = save(side, name, directory)
     if rows := lacking(source):
         warn(
@@ -102,8 +105,8 @@ def _save(source: Path, side: Side, name: str, directory: Path, json: bool, mark
         print_json({"baseline": path, "fingerprint_id": side.fingerprint_id, "renewed": renewed})
     else:
         print(path)
-    for other in renewed:
-        say(f"{other}, of another machine, has the new counters too, without seconds")
+    for there in renewed:
+        say(f"{there}, of another machine, has the new counters too, without seconds")
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from scaling.errors import StoreError, UsageError
 from scaling.files import appearing
@@ -25,10 +27,9 @@ def save(side: Side, name: str, directory: Path = DIRECTORY) -> tuple[Path, list
     Returns the path, and those of the baselines that changed so.
     Raises `UsageError` for a name that cannot name a file, `StoreError` where nothing can be written.
     """
-    folder = directory / _checked(name)
-    path = folder / f"{_checked(side.fingerprint_id or 'unknown')}.json"
+    path = own(name, side, directory)
     named = replace(side, name=name)
-    others = {p: read_side(p) for p in sorted(folder.glob("*.json")) if p != path}
+    others = {p: read_side(p) for p in sorted(path.parent.glob("*.json")) if p != path}
     renewed = {p: other for p, old in others.items() if (other := _renewed(old, named)) is not None}
     for target, content in {path: named, **renewed}.items():
         _write(target, content)
@@ -40,11 +41,10 @@ def find(name: str, like: Side, directory: Path = DIRECTORY) -> Side:
 
     Of several others it is the first that measured what `like` did. Raises `StoreError` where there is none.
     """
-    folder = directory / _checked(name)
-    own = folder / f"{_checked(like.fingerprint_id or 'unknown')}.json"
-    if own.exists():
-        return read_side(own)
-    others = [read_side(path) for path in sorted(folder.glob("*.json"))]
+    path = own(name, like, directory)
+    if path.exists():
+        return read_side(path)
+    others = [read_side(path) for path in sorted(path.parent.glob("*.json"))]
     if not others:
         there = "" if directory == DIRECTORY else f" --directory {directory}"
         raise StoreError(
@@ -52,6 +52,20 @@ def find(name: str, like: Side, directory: Path = DIRECTORY) -> Side:
         )
     alike = (side for side in others if side.kind == like.kind and not differences(side, like))
     return next(alike, others[0])
+
+
+def own(name: str, side: Side, directory: Path = DIRECTORY) -> Path:
+    """Where the baseline `name` of the machine that measured `side` lies, or would."""
+    return directory / _checked(name) / f"{_checked(side.fingerprint_id or 'unknown')}.json"
+
+
+def displaced(side: Side, name: str, directory: Path = DIRECTORY) -> dict[str, tuple[Any, Any]]:
+    """What the baseline that `save` would replace says differently of what it measured; nothing where there is none
+    that can be read."""
+    with suppress(StoreError):
+        old = read_side(own(name, side, directory))
+        return differences(old, side) if old.kind == side.kind else {"kind": (old.kind, side.kind)}
+    return {}
 
 
 def _renewed(old: Side, new: Side) -> Side | None:

@@ -187,6 +187,17 @@ def test_failed_cells_are_saved_with_a_warning(
     assert cli("check", failed, "--against", "main", "--directory", tmp_path).code == 0
 
 
+def test_a_baseline_of_other_measurements_is_replaced_with_a_warning(
+    cli: Cli, measured: dict[str, Path], tmp_path: Path
+) -> None:
+    def saved(source: Path) -> str:
+        return str(cli("check", source, "--save", "main", "--directory", tmp_path).err)
+
+    assert saved(measured["c"]) == saved(measured["d"]) == ""
+    assert "main was a baseline of other measurements, and is replaced: model was " in saved(measured["a"])
+    assert saved(measured["b"]) == ""
+
+
 def test_a_run_that_is_not_finished_is_saved_with_a_warning(
     cli: Cli, measured: dict[str, Path], without_rows: Any, tmp_path: Path
 ) -> None:
