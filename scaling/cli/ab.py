@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "scaling ab --a main                                           # main against the working tree, in minutes",
     "scaling ab --a v0.1.0 --b HEAD --floor 5% -- --mode longcot --lengths 1k",
-    "scaling ab --a main -- pytest tests/benchmarks --benchmark-only",
+    "scaling ab --a main -- pytest tests/benchmarks --benchmark-only -k decode_step",
     "scaling ab --a envs/vllm-0.32 --b envs/vllm-0.33 -- --engine vllm --model smollm2-135m",
     'scaling ab --a origin/main --markdown - >> "$GITHUB_STEP_SUMMARY"',
 )

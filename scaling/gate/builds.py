@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
@@ -120,7 +121,8 @@ def _installed(spec: str, what: Path, folder: Path) -> Path:
     environment = folder / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
-    ours = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    of_user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    ours = dict.fromkeys([*of_user, *map(sysconfig.get_path, ("purelib", "platlib")), *site.getsitepackages()])
     theirs = Path(subprocess.run([python, "-c", _PURELIB], check=True, capture_output=True, text=True).stdout.strip())
     (theirs / "borrowed.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in ours))
     isolation = [] if what.is_dir() and not _can_build(what) else ["--no-build-isolation"]

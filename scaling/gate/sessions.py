@@ -134,10 +134,12 @@ class Session:
 
     def wait(self, seconds: float) -> None:
         """Waits until the process asks for a turn, or has ended well, and is `over`; else raises `CrashError`."""
-        ready, _, _ = select.select([self._heard], [], [], seconds)
-        if not ready:
-            raise CrashError(self.build, f"{self.build.described} hung: no sign of life for {seconds:.0f} s")
-        if os.read(self._heard, 1):
+        until, ended = time.monotonic() + seconds, False
+        while not (ready := select.select([self._heard], [], [], min(1.0, seconds))[0]) and not ended:
+            ended = self._process.poll() is not None  # a process of its own may hold the pipe
+            if not ended and time.monotonic() >= until:
+                raise CrashError(self.build, f"{self.build.described} hung: no sign of life for {seconds:.0f} s")
+        if ready and os.read(self._heard, 1):
             return
         self.over = True
         try:

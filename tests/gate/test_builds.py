@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import scaling
 from scaling.errors import UsageError
 from scaling.gate.builds import Build, make, origin
 
@@ -120,6 +122,28 @@ def test_what_a_build_needs_elsewhere_is_not_fetched(
     )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert says(built(".", tmp_path / "b")) == "2"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_build_borrows_what_the_user_or_the_system_has_installed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this is no environment, or one that sees the system's packages."""
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(scaling.__file__).parents[1]))
+    base = [sys._base_executable, "-c"]
+    place = "import site; print(site.getusersitepackages())"
+    users = Path(subprocess.run([*base, place], check=True, capture_output=True, text=True).stdout.strip())
+    users.mkdir(parents=True)
+    (users / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (users / "of_the_user.py").touch()
+    (tmp_path / "a").mkdir()
+    make_and_find = (
+        "from pathlib import Path; from scaling.gate.builds import make, origin; "
+        f"print(origin(make('first', Path({str(tmp_path / 'a')!r})), 'of_the_user'))"
+    )
+    found = subprocess.run([*base, make_and_find], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == str(users / "of_the_user.py")
 
 
 @pytest.mark.usefixtures("project")

@@ -122,6 +122,13 @@ def test_a_process_that_is_killed_says_so(here: Build, tmp_path: Path) -> None:
             session.turn(60)
 
 
+def test_a_process_that_ends_before_its_own_processes_has_ended(here: Build, tmp_path: Path) -> None:
+    with Session(here, benchmarks(tmp_path, "os.fork() or time.sleep(600)"), tmp_path / "out", turns=1) as session:
+        session.wait(60)
+        session.turn(10)
+        assert session.over
+
+
 def test_a_process_that_hangs_is_ended(here: Build, tmp_path: Path) -> None:
     with Session(here, benchmarks(tmp_path, "time.sleep(600)"), tmp_path / "out", turns=1) as session:
         session.wait(60)
