@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.checkpoint import newest
+from trainer.engine import hand_over
 from trainer.loop import Trainer
 from trainer.metrics import read
 from trainer.recipe import Recipe
@@ -112,6 +113,16 @@ def test_bfloat16_computes_in_half_precision_and_keeps_whole_weights(start: Star
     differences = [line["mean_logprob_difference"] for line in read(trainer.run) if line["clip_fraction"]]
     assert differences
     assert all(0 < difference < 0.05 for difference in differences)  # two roundings of one policy, weights alike
+
+
+def test_a_bfloat16_policy_scores_far_positions_as_the_engine_that_sampled_them(start: Start) -> None:
+    trainer = start("dtype=bfloat16", "steps=1")
+    trainer.train()
+    hand_over(trainer.policy, trainer.engine, 0)
+    tokens = torch.arange(4096) % trainer.policy.shape.vocabulary
+    with torch.no_grad():
+        ours, sampled = (model.hidden(tokens, [4096]) for model in (trainer.policy, trainer.engine.model))
+    assert torch.equal(ours, sampled)
 
 
 def test_bfloat16_goes_on_bit_for_bit(start: Start, tmp_path: Path) -> None:
