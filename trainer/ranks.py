@@ -84,8 +84,8 @@ class Ranks:
         for parameter in policy.parameters():
             dist.broadcast(parameter.data, src=0)
         mesh = init_device_mesh(self.device.partition(":")[0], (self.world,))
-        # Inputs stay as they are: angles are float32 as where the policy is sampled, and torch 2.11 casts what goes into
-        # a layer forward but not when it is computed again.
+        # Inputs stay as they are: angles are float32 as where the policy is sampled, and torch 2.11 would cast what a
+        # layer gets, but not when it is computed again.
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for module in (*policy.model.layers, policy):
             fully_shard(module, mesh=mesh, mp_policy=precision)

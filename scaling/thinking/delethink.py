@@ -106,10 +106,9 @@ class Delethink:
             raise UsageError(
                 f"{thinking_tokens} thinking tokens do not fit a budget of {self.budget} ({self.iterations} iterations)"
             )
-        lengths = [min(thinking_tokens, self.context_size)]
-        while (left := thinking_tokens - sum(lengths)) > 0:
-            lengths.append(min(left, self.context_size - self.state_size))
-        return lengths
+        first, step = min(thinking_tokens, self.context_size), self.context_size - self.state_size
+        whole, rest = divmod(thinking_tokens - first, step) if thinking_tokens > first else (0, 0)
+        return [first] + [step] * whole + ([rest] if rest else [])
 
     def _carried(self, query_len: int, chunks: Sequence[Chunk]) -> tuple[int, ...]:
         """The past that the next prompt keeps, after the query."""

@@ -53,8 +53,10 @@ class Rounds:
                 f"{thinking_tokens} thinking tokens do not fit a budget of {self.budget} ({self.iterations} iterations)"
             )
         lengths: list[int] = []
-        while (left := thinking_tokens - sum(lengths)) > 0:
+        left = thinking_tokens
+        while left > 0:
             lengths.append(min(left, self._most(len(lengths))))
+            left -= lengths[-1]
         return lengths
 
     def _most(self, chunk: int) -> int:
