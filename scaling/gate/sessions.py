@@ -52,12 +52,13 @@ class Cells:
         return read_side(out / RUN)
 
     def seconds(self, out: Path) -> dict[str, list[float]]:
-        """Of each cell, the device-seconds a trace of each turn; of turns on a busy machine too, as both sides have
-        them. A cell of which a repeat failed has none."""
+        """Of each cell, the device-seconds a trace of each turn, of a `sync` the seconds; of turns on a busy machine
+        too, as both sides have them. A cell of which a repeat failed has none."""
         rows = Store.open(out / RUN).frame().sort_values("repeat")
         failed = rows[rows["status"] != "ok"]["cell_id"]
         measured = rows[(rows["repeat"] > 0) & ~rows["cell_id"].isin(failed)]
-        cells = measured.groupby("cell_id", sort=False)["device_seconds_per_trace"]
+        took = measured["device_seconds_per_trace"].fillna(measured["wall_seconds"])
+        cells = took.groupby(measured["cell_id"], sort=False)
         return {str(cell): [float(s) for s in seconds] for cell, seconds in cells}
 
 

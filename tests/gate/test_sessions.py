@@ -84,6 +84,12 @@ def test_a_cell_of_which_one_repeat_failed_has_no_seconds(make_run: Callable[...
     assert Cells({}).seconds(run.parent) == {"fine": [2.0, 3.0]}
 
 
+def test_a_transfer_of_weights_has_no_traces_and_counts_by_its_own_seconds(make_run: Callable[..., Path]) -> None:
+    sync = {"cell_id": "sync", "phase": "sync", "device_seconds_per_trace": None}
+    run = make_run(*({**sync, "repeat": n, "wall_seconds": 2.0 + n} for n in range(3)))
+    assert Cells({}).seconds(run.parent) == {"sync": [3.0, 4.0]}
+
+
 def test_a_wheel_is_not_timed_where_its_benchmarks_import_the_sources_beside_them(project: Any, tmp_path: Path) -> None:
     """A `conftest.py` makes pytest put the folder that it lies in before what is installed."""
     (project.folder / "conftest.py").touch()
