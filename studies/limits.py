@@ -26,6 +26,7 @@ from scaling.engines.kv import PAGE_TOKENS, pages_of
 from scaling.engines.local import LocalEngine
 from scaling.errors import ScalingError, UsageError, first_line, ran_out_of_memory
 from scaling.lengths import parse_lengths
+from scaling.linear import linear
 from scaling.measure.fingerprint import fingerprint
 from scaling.measure.subject import MEMORY_SHARE, device_kind, free_memory_bytes, torch_device
 from scaling.models import resolve
@@ -77,8 +78,8 @@ class Bench:
         return 2 * self.source.nbytes / self._each(lambda: self.target.copy_(self.source))
 
     def product(self) -> float:
-        """FLOPs a second of a square matrix product of random numbers."""
-        return 2 * len(self.square) ** 3 / self._each(lambda: self.square @ self.square)
+        """FLOPs a second of a square matrix product of random numbers, by the kernel that the model's products take."""
+        return 2 * len(self.square) ** 3 / self._each(lambda: linear(self.square, self.square))
 
     def seconds(self, point: Point) -> float:
         """Of the point once, synchronised. Raises `MemoryLimitError` or torch's error where it does not fit."""
@@ -201,11 +202,11 @@ def page(record: dict[str, Any]) -> str:
         low, middle, high = (scale * value for value in (min(values), statistics.median(values), max(values)))
         return f"{middle:{form}} ({low:{form}}–{high:{form}})"
 
-    ceilings = record["ceilings"]
+    ceilings, gpu = record["ceilings"], "" if record["device"] == "cpu" else f" with {record['device']}"
+    rounds = f"{record['rounds']} round{'' if record['rounds'] == 1 else 's'}"
     lines = [
-        f"{record['model']}, {record['dtype']}, random weights, on {record['machine']['hardware']['cpu']}"
-        + (f" with {record['device']}" if record["device"] != "cpu" else "")
-        + f"; {record['rounds']} rounds, medians (smallest–largest). Ceilings, between the rounds: copy "
+        f"{record['model']}, {record['dtype']}, random weights, on {record['machine']['hardware']['cpu']}{gpu}; "
+        f"{rounds}, medians (smallest–largest). Ceilings, between the rounds: copy "
         f"{shown(ceilings['copy_bytes_per_s'], 1e-9)} GB/s, bytes read and written; product of two matrices "
         f"{shown(ceilings['product_flops_per_s'], 1e-12)} TFLOP/s.",
         "",
