@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def test_every_formula_points_at_the_line_that_computes_it(page: Path) -> None:
     for symbol, target, line in re.findall(r"\[`([\w.]+)`\]\(([^)#]+)#L(\d+)\)", page.read_text()):
         code = (page.parent / target).read_text().splitlines()[int(line) - 1]
         assert re.match(rf"\s*(def|class) {symbol.rpartition('.')[2]}\b", code), f"{symbol}: {code}"
+
+
+def test_what_is_cited_is_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = dict(re.findall(r"^(version|license): (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert cited == {"version": project["version"], "license": project["license"]}
 
 
 @pytest.fixture
