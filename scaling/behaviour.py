@@ -148,14 +148,10 @@ def staged(store: Store, rules: Path) -> dict[str, Any]:
 
 def unfinished(store: Store) -> str | None:
     """What a study's run still lacks of the traces that it was begun for, in a sentence; None where that is nothing."""
-    from studies.trace_frame import file_of, labels
+    from studies.trace_frame import labels, records
 
     wanted = len(arms := labels(store)) * asked_of_an_arm(store)
-    there = 0
-    for path in (file_of(store, arm) for arm in arms):
-        if path.exists():
-            with path.open("rb") as file:
-                there += sum(line.endswith(b"\n") for line in file)
+    there = sum(1 for arm in arms for _ in records(store, arm))
     if there >= wanted:
         return None
     return (

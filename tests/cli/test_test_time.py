@@ -51,6 +51,15 @@ def test_what_an_interrupted_study_lacks_is_said_first(cli: Cli, far: Path, tmp_
     assert "Not finished" not in cli("report", far, "--out", tmp_path / "whole").out
 
 
+def test_a_trace_that_failed_and_was_asked_again_is_one(cli: Cli, far: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(far, tmp_path / "cut"))
+    first, _ = sorted((run / "traces").iterdir())
+    lines = first.read_bytes().splitlines(keepends=True)[:3]
+    failed = json.loads(lines[0]) | {"error": "gone", "answer": None, "score": None, "scores": {}}
+    first.write_bytes(b"".join([json.dumps(failed).encode() + b"\n", *lines]))
+    assert "Not finished: 1 of 8 traces are still to be sampled." in cli("thoughts", run).err
+
+
 def test_it_goes_on_by_its_directory_alone_and_tells_the_same(cli: Cli, far: Path) -> None:
     before = {path: path.read_bytes() for path in (far / "traces").iterdir()}
     ran = cli("test-time", "--resume", "--out", far, "--json")
