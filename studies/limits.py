@@ -13,7 +13,6 @@ import math
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from scaling.errors import ScalingError, UsageError, first_line, ran_out_of_memo
 from scaling.lengths import parse_lengths
 from scaling.linear import linear
 from scaling.measure.fingerprint import fingerprint
+from scaling.measure.machine import seconds_each
 from scaling.measure.subject import MEMORY_SHARE, device_kind, free_memory_bytes, torch_device
 from scaling.models import resolve
 from scaling.packing import Batch, Sample
@@ -92,24 +92,13 @@ class Bench:
         likely = (-math.log(self.shape.vocabulary),) * point.tokens
         batch = Batch.of([Sample(tokens[:1], tokens[1:], 1.0, likely, 0, point.tokens)]).to(self.device)
         try:
-            start = self._now()
-            backward(self.model, batch, traces=1)
-            return self._now() - start
+            return seconds_each(lambda: backward(self.model, batch, traces=1), 0.0, self.device)  # once
         finally:
             self.model.zero_grad(set_to_none=True)
 
     def _each(self, run: Callable[[], object]) -> float:
-        run()
-        start, done = self._now(), 0
-        while (elapsed := self._now() - start) < CEILING_SECONDS:
-            run()
-            done += 1
-        return elapsed / done
-
-    def _now(self) -> float:
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        run()  # first-use costs
+        return seconds_each(run, CEILING_SECONDS, self.device)
 
 
 def work(shape: Shape, dtype: str, point: Point) -> float:

@@ -72,7 +72,7 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
             run()  # first-use costs: threads, handles, kernels
         for _ in range(ROUNDS):
             for name, (run, work) in loops.items():
-                found[name].append(work / _seconds_each(run, slice_seconds, device))
+                found[name].append(work / seconds_each(run, slice_seconds, device))
     median = {name: statistics.median(rates) for name, rates in found.items()}
     return Machine(
         bandwidth_bytes_per_s=median["bandwidth_bytes_per_s"],
@@ -83,7 +83,7 @@ def probe_machine(device: str, dtype: str, seconds: float = 1.0) -> Machine:
     )
 
 
-def _seconds_each(run: Callable[[], object], seconds: float, device: str) -> float:
+def seconds_each(run: Callable[[], object], seconds: float, device: str) -> float:
     """Mean seconds of `run`, synchronised, over about `seconds`."""
     import torch
 
