@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scaling.cli.check_view import plain
+from scaling.cli.check_view import plain, tables
 from scaling.cli.console import visible
 
 if TYPE_CHECKING:
@@ -13,19 +13,15 @@ if TYPE_CHECKING:
 _HEADINGS = ("", "what", "candidate ÷ baseline", "95 % interval", "pairs", "noise of a pair")
 _MARKS = {"fine": "✅", "regression": "❌", "undecided": "⚠️"}
 _STYLES = {"fine": "green", "regression": "bold red", "undecided": "yellow"}
-_PLAIN_WIDTH = 240  # where stdout is no terminal: nothing wraps
 
 
 def show(trial: Trial) -> None:
     """What was compared, a line a series, and the verdicts in words, on stdout."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PLAIN_WIDTH)
-    console.print(visible(heading(trial)), markup=False, soft_wrap=True)
+    console = tables()
+    console.print(visible(heading(trial)), soft_wrap=True)
     if trial.series:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for place, title in enumerate(_HEADINGS):
@@ -34,7 +30,7 @@ def show(trial: Trial) -> None:
             table.add_row(*map(visible, _row(series)), style=_STYLES[series.reading.answer])
         console.print(table)
     for sentence in _all_sentences(trial):
-        console.print(visible(sentence), markup=False, soft_wrap=True, style=_STYLES[trial.outcome])
+        console.print(visible(sentence), soft_wrap=True, style=_STYLES[trial.outcome])
 
 
 def to_markdown(trial: Trial) -> str:

@@ -19,7 +19,7 @@ _PLAIN_WIDTH = 240  # where stdout is no terminal: nothing wraps
 
 def show(outcome: Check) -> None:
     """What moved as a table, the most important first, each verdict in a sentence, and what follows."""
-    console = _console()
+    console = tables()
     if outcome.moved:
         from rich import box
         from rich.table import Table
@@ -79,7 +79,8 @@ def plain(text: str) -> str:
     return shown
 
 
-def _console() -> Console:
+def tables() -> Console:
+    """Stdout for tables of names that are data: what looks like markup or an emoji stays as it is."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
