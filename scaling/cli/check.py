@@ -56,7 +56,7 @@ def check(
     to_stdout = markdown is not None and str(markdown) == "-"
     if json and to_stdout:
         raise UsageError("--json and --markdown - both write to stdout; give --markdown a file")
-    from scaling.gate.baselines import find
+    from scaling.gate.baselines import find, kept_in
     from scaling.gate.side import read_side
 
     if save is not None:
@@ -79,7 +79,7 @@ def check(
     elif not to_stdout:
         show(outcome)
     if outcome.moved and against is not None and any(cell.changes for cell in outcome.moved):
-        say(f"where that is meant: scaling check {first} --save {against}{_kept_in(directory)}")
+        say(f"where that is meant: scaling check {first} --save {against}{kept_in(directory)}")
     return outcome.exit_code
 
 
@@ -108,10 +108,6 @@ def _save(source: Path, side: Side, name: str, directory: Path, json: bool, mark
     for there in renewed:
         say(f"{there}, of another machine, has the new counters too, without seconds")
     return 0
-
-
-def _kept_in(directory: Path) -> str:
-    return "" if directory == Path("baselines") else f" --directory {directory}"
 
 
 def write(path: Path, text: str) -> None:

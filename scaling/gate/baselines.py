@@ -46,12 +46,15 @@ def find(name: str, like: Side, directory: Path = DIRECTORY) -> Side:
         return read_side(path)
     others = [read_side(path) for path in sorted(path.parent.glob("*.json"))]
     if not others:
-        there = "" if directory == DIRECTORY else f" --directory {directory}"
-        raise StoreError(
-            f"no baseline {name!r} in {directory} yet; save one with `scaling check RUN --save {name}{there}`"
-        )
+        command = f"scaling check RUN --save {name}{kept_in(directory)}"
+        raise StoreError(f"no baseline {name!r} in {directory} yet; save one with `{command}`")
     alike = (side for side in others if side.kind == like.kind and not differences(side, like))
     return next(alike, others[0])
+
+
+def kept_in(directory: Path) -> str:
+    """How a command is told that baselines are kept there."""
+    return "" if directory == DIRECTORY else f" --directory {directory}"
 
 
 def own(name: str, side: Side, directory: Path = DIRECTORY) -> Path:
